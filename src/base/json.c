@@ -281,10 +281,10 @@ bool json_valid(struct str s)
         skip_space(&r);
         bool object = accept(&r, '{');
         if (object || accept(&r, '[')) {
+            if (depth == JSON_DEPTH_MAX)
+                return false;
             skip_space(&r);
             if (!accept(&r, object ? '}' : ']')) {
-                if (depth == JSON_DEPTH_MAX)
-                    return false;
                 uint64_t bit = UINT64_C(1) << (depth % 64);
                 objects[depth / 64] = object ? objects[depth / 64] | bit : objects[depth / 64] & ~bit;
                 depth++;

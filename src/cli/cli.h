@@ -1,0 +1,22 @@
+/* Subcommands of `kalamdb`. Each gets the words after its name and returns the process's exit status: 0 done, 1 it
+ * failed while running, 2 the call or the configuration is wrong. They print for people: one line on stderr that says
+ * what is wrong, and a hint. */
+#ifndef KALAMDB_CLI_CLI_H
+#define KALAMDB_CLI_CLI_H
+
+#include "auth/auth.h"
+#include "config/config.h"
+
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+int cli_serve(int argc, char **argv, char **envp);
+int cli_token(int argc, char **argv, char **envp);
+
+/* Prints "kalamdb: message", detail and hint; returns `status`. */
+int cli_fail(const struct errctx *ec, int status);
+/* config_load with the warning about unknown variables; false after having printed why not. */
+bool cli_config(struct config *c, int argc, char **argv, char **envp, int *ret_argc);
+/* The key for tokens, as configured, made in <data>/.kalamdb when there is none. */
+enum err cli_open_auth(const struct config *c, struct auth **ret, struct errctx *ec) CHECKED;
+
+#endif

@@ -1,0 +1,91 @@
+#include "api/api.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "kalamdb.h"
+#include <stdlib.h>
+
+static void engine_options(const struct config *c, struct kalamdb_options *o)
+{
+    kalamdb_options_default(o);
+    o->data_dir = c->data;
+    o->worker_path = c->worker_path;
+    o->durability = strcmp(c->durability, "async") == 0 ? KALAMDB_ASYNC : KALAMDB_SYNC;
+    o->async_window_ms = (int)c->async_window_ms;
+    o->query_timeout_ms = (int)c->query_timeout_ms;
+    o->max_result_rows = (size_t)c->max_result_rows;
+    o->max_sql_bytes = (size_t)c->max_sql_bytes;
+    o->max_content_bytes = (size_t)c->max_content_bytes;
+    o->max_changed_rows = (size_t)c->max_changed_rows;
+    o->consolidate_rows = (int)c->consolidate_rows;
+    o->consolidate_interval_ms = c->consolidate_interval_ms;
+    o->consolidate_min_rows = (int)c->consolidate_min_rows;
+    o->hot_tail_rows = (int)c->hot_tail_rows;
+    o->tombstone_retention_s = c->tombstone_retention_s;
+    o->disk_reserve_bytes = (uint64_t)c->disk_reserve_bytes;
+    o->workers = (int)c->workers;
+    o->worker_memory_bytes = (size_t)c->worker_memory_bytes;
+    o->block_cache_bytes = (size_t)c->block_cache_bytes;
+    o->write_buffer_bytes = (size_t)c->write_buffer_bytes;
+}
+
+static void set_log_level(const char *level)
+{
+    static const char *const names[] = {"debug", "info", "warn", "error"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(level, names[i]) == 0)
+            log_set_level((enum log_level)i);
+    }
+}
+
+static int fail_kalamdb(const struct kalamdb_error *error)
+{
+    struct errctx ec = {.code = (enum err)error->code};
+    memcpy(ec.message, error->message, sizeof ec.message);
+    memcpy(ec.detail, error->detail, sizeof ec.detail);
+    memcpy(ec.hint, error->hint, sizeof ec.hint);
+    memcpy(ec.internal, error->internal, sizeof ec.internal);
+    return cli_fail(&ec, EXIT_FAILED);
+}
+
+static int serve(const struct config *c)
+{
+    struct errctx ec = {0};
+    struct auth *auth = NULL;
+    if (cli_open_auth(c, &auth, &ec) != ERR_OK)
+        return cli_fail(&ec, ec.code == ERR_INVALID_REQUEST ? EXIT_USAGE : EXIT_FAILED);
+
+    struct kalamdb_options options;
+    struct kalamdb_error error = {0};
+    struct kalamdb *db = NULL;
+    engine_options(c, &options);
+    if (kalamdb_open(&options, &db, &error) != KALAMDB_OK) {
+        auth_close(auth);
+        return fail_kalamdb(&error);
+    }
+    struct server *server = NULL;
+    int status = EXIT_SUCCESS;
+    if (server_open(c, db, auth, &server, &ec) != ERR_OK) {
+        status = cli_fail(&ec, ec.code == ERR_INVALID_REQUEST ? EXIT_USAGE : EXIT_FAILED);
+    } else {
+        log_event(LOG_INFO, "started", "s:version", KALAMDB_VERSION, "s:listen", c->listen, "i:port",
+            (long long)server_port(server), "s:data", c->data, NULL);
+        if (server_run(server, &ec) != ERR_OK)
+            status = cli_fail(&ec, EXIT_FAILED);
+        server_close(server);
+    }
+    kalamdb_close(db);
+    auth_close(auth);
+    log_event(LOG_INFO, "stopped", "i:status", (long long)status, NULL);
+    return status;
+}
+
+int cli_serve(int argc, char **argv, char **envp)
+{
+    struct config c;
+    if (!cli_config(&c, argc, argv, envp, NULL))
+        return EXIT_USAGE;
+    set_log_level(c.log_level);
+    int status = serve(&c);
+    config_release(&c);
+    return status;
+}
