@@ -1,0 +1,159 @@
+/* The committer: one thread that turns queued operations into groups, each one atomic write with one fsync.
+ *
+ *   queue → apply() of each op into one batch (a failed op is undone by itself) → write, fsync → done() of
+ * each → publication to the listener → barriers
+ *
+ * In async mode the write is not fsynced; acknowledgement follows the write, the fsync comes within
+ * async_window_ms, and publication waits for it. Everything below belongs to the committer thread, but for
+ * the queue. */
+#ifndef KALAMDB_STORE_COMMITTER_H
+#define KALAMDB_STORE_COMMITTER_H
+
+#include "store/ids.h"
+#include "store/internal.h"
+
+/* ---- users known to the committer: heads.c
+ * ------------------------------------------------------------------ */
+
+#define HEADS_MAX 4096 /* cached between groups; beyond that the cache starts over */
+#define HEADS_BUCKETS 4096
+
+struct head_entry {
+    struct head_entry *next_by_id, *next_by_no, *next_dirty;
+    uint64_t user_no;
+    bool dirty;          /* differs from the database */
+    uint64_t touched_op; /* the op that already has an undo record of this head */
+    struct head head;
+};
+
+struct head_undo {
+    struct head_entry *entry;
+    bool created; /* by this op: forget it */
+    struct head head;
+};
+
+struct heads {
+    struct head_entry **by_id, **by_no;
+    struct head_entry *dirty;
+    size_t count;
+    uint64_t op; /* current op: begins at 1 */
+    struct head_undo *undo;
+    size_t nundo, cap_undo;
+};
+
+enum err heads_init(struct heads *h) CHECKED;
+void heads_release(struct heads *h);
+void heads_clear(struct heads *h);
+struct head_entry *heads_by_id(struct heads *h, struct str user_id);
+struct head_entry *heads_by_no(struct heads *h, uint64_t user_no);
+/* NULL: out of memory. */
+struct head_entry *heads_add(struct heads *h, uint64_t user_no, const struct head *head, bool created);
+/* Before the first change by an op: remembers the head as it was. */
+enum err heads_touch(struct heads *h, struct head_entry *e) CHECKED;
+void heads_begin_op(struct heads *h);
+void heads_undo_op(struct heads *h);
+/* The group is written: nothing is dirty any more. */
+void heads_written(struct heads *h);
+
+/* ---- changes that wait for durability: publish.c
+ * ------------------------------------------------------------ */
+
+struct pending_change {
+    uint64_t user_no;
+    size_t order;
+    struct change change;
+};
+struct pending {
+    struct pending_change *items;
+    size_t count, cap;
+    struct arena arena;
+};
+#define PENDING_BYTES_MAX ((size_t)256 << 20) /* an op that would pass it fails */
+#define PENDING_BYTES_SYNC ((size_t)16 << 20) /* async mode syncs early */
+
+/* Bytes of the change are copied. */
+enum err pending_add(struct pending *p, uint64_t user_no, const struct change *c) CHECKED;
+void pending_clear(struct pending *p);
+/* One event per user to the listener, then clears. An event that finds no memory is dropped and the listener
+ * is reset: followers go back to storage. */
+void pending_publish(struct pending *p, const struct store_listener *l);
+
+/* ---- the transaction
+ * ---------------------------------------------------------------------------------------- */
+
+/* Record CATALOG_STATE. */
+struct catalog_state {
+    struct ids ids;
+    uint64_t next_user_no;
+    int64_t rows_hot; /* live rows in MESSAGES */
+};
+void catalog_encode(struct buf *b, const struct catalog_state *c);
+enum err catalog_decode(struct str bytes, struct catalog_state *ret) CHECKED;
+
+struct txn {
+    struct store *store;
+    struct committer *committer;
+    rocksdb_writebatch_wi_t *batch;
+    struct heads heads;
+    struct catalog_state catalog, catalog_saved, catalog_written;
+    struct pending pending;
+    size_t pending_saved;
+    struct arena arena; /* of the current op */
+    struct buf scratch;
+    int64_t now_us;
+    bool refuse_writes; /* only barriers run: creating a user is UNAVAILABLE */
+    uint64_t inserted, updated, deleted, inserted_saved, updated_saved, deleted_saved;
+};
+#define TXN_ARENA_BYTES_MAX ((size_t)512 << 20)
+
+/* txn.c, for committer.c. */
+void txn_begin_op(struct txn *t);
+void txn_undo_op(struct txn *t);
+/* Heads and catalog into the batch. */
+void txn_finish_group(struct txn *t);
+/* What every writing function needs: the entry of the user, touched. */
+enum err txn_entry(struct txn *t, uint64_t user_no, struct head_entry **ret, struct errctx *ec) CHECKED;
+/* An event, if anybody listens. */
+enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *c, struct errctx *ec) CHECKED;
+void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str conversation_id,
+    uint32_t conv_no, int64_t hot_floor, bool deleted, const struct value *values);
+
+/* ---- the thread
+ * --------------------------------------------------------------------------------------------- */
+
+#define GROUP_OPS_MAX 1024
+#define GROUP_BYTES_MAX ((size_t)8 << 20)
+#define RECOVER_INTERVAL_US 200000
+
+struct committer {
+    struct store *store;
+    pthread_t thread;
+    struct {
+        pthread_mutex_t lock;
+        pthread_cond_t wake;
+        struct commit_op *first, **last;
+        bool waiting, stop, stopped;
+    } queue;
+    _Atomic uint64_t queued;
+    struct txn txn;
+    rocksdb_writeoptions_t *write_sync, *write_async;
+    bool unsynced; /* something is written but not yet fsynced */
+    int64_t unsynced_since_us, recover_after_us;
+    pthread_mutex_t listener_lock; /* held while the listener or consolidator_note is called */
+    struct store_listener listener;
+    bool notes;           /* the consolidator is there to be told */
+    struct errctx reason; /* of a failure */
+};
+
+enum err committer_start(struct store *s, struct errctx *ec) CHECKED;
+/* Drains, syncs, joins, frees. */
+void committer_stop(struct store *s);
+
+void committer_notes(struct store *s, bool on);
+
+/* recover.c: state read from the database after open and reopen. */
+enum err committer_load(struct committer *c, struct errctx *ec) CHECKED;
+/* One attempt to bring a failed store back; ERR_OK when it runs again. */
+enum err committer_recover(struct committer *c, struct errctx *ec) CHECKED;
+
+#endif

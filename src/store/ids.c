@@ -1,0 +1,28 @@
+#include "store/ids.h"
+
+static int64_t from_clock(int64_t now_us)
+{
+    int64_t ms = now_us / 1000 - IDS_EPOCH_MS;
+    if (ms <= 0)
+        return 0;
+    return ms > IDS_MAX >> IDS_SEQUENCE_BITS ? IDS_MAX : ms << IDS_SEQUENCE_BITS;
+}
+
+int64_t ids_next(struct ids *ids, int64_t now_us)
+{
+    int64_t id = from_clock(now_us);
+    if (id <= ids->last)
+        id = ids->last + 1;
+    if (id > IDS_MAX)
+        id = IDS_MAX;
+    ids->last = id;
+    return id;
+}
+
+int64_t ids_current(struct ids *ids, int64_t now_us)
+{
+    int64_t id = from_clock(now_us);
+    if (id > ids->last)
+        ids->last = id;
+    return ids->last;
+}

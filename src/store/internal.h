@@ -1,0 +1,212 @@
+/* What the files of this folder share: the store itself, its locks, and the parts of a txn, of a snapshot and
+ * of the cold tier that outsiders do not see.
+ *
+ * Threads and locks, in the order in which they may be taken:
+ *   db_lock (rwlock)   read-held around every call into RocksDB outside the committer; write-held only while
+ * a failed database is closed and opened again. Never nested, never held while blocking on the committer.
+ *   snaps.lock         the list of open snapshots; leaf.
+ *   manifests.lock     the cache of decoded manifests; leaf.
+ *   queue.lock         the commit queue; leaf.
+ * The committer alone writes `db`, so it calls RocksDB without db_lock: nobody else replaces the handle.
+ * Committer-only state is in committer.h. */
+#ifndef KALAMDB_STORE_INTERNAL_H
+#define KALAMDB_STORE_INTERNAL_H
+
+#include "store/consolidate.h"
+#include "store/keys.h"
+#include "store/manifest.h"
+#include "store/purge.h"
+#include "store/store.h"
+#include <pthread.h>
+#include <rocksdb/c.h>
+#include <stdatomic.h>
+
+#define STORE_FORMAT_VERSION 1
+#define USER_ID_BYTES_MAX 255
+#define FEED_BYTES_MAX 32
+/* The private folder below the data directory; the cold half keeps its orphans there too. */
+#define PRIVATE_DIR ".kalamdb"
+
+/* ---- head: one record per user, head.c
+ * ---------------------------------------------------------------------- */
+
+struct head {
+    uint64_t seq;           /* the user's last _seq */
+    int64_t total_messages; /* live, both tiers */
+    uint32_t next_conv_no;  /* the next one to give */
+    uint64_t cold_epoch;    /* of the manifest record; 0: there is none */
+    uint64_t forgotten_seq; /* see snapshot_forgotten_seq */
+    uint64_t fresh_rows;    /* live rows that are in no file: what consolidation counts */
+    uint64_t fresh_bytes;   /* their envelopes */
+    int64_t fresh_since_us; /* arrival of the first of them; 0: none */
+    uint64_t overlays;      /* updates and deletions of cold rows since the manifest was last written */
+    uint64_t tombstones;    /* kept */
+    int64_t active_us;      /* last change */
+    uint8_t feed_len, user_id_len;
+    char feed[FEED_BYTES_MAX];
+    char user_id[USER_ID_BYTES_MAX];
+};
+static inline struct str head_user_id(const struct head *h)
+{
+    return str_n(h->user_id, h->user_id_len);
+}
+static inline struct str head_feed(const struct head *h)
+{
+    return str_n(h->feed, h->feed_len);
+}
+void head_encode(struct buf *b, const struct head *h);
+enum err head_decode(struct str bytes, struct head *ret) CHECKED;
+
+/* Value of CONVERSATIONS. A deleted conversation stays as a tombstone envelope: its number and floor live on.
+ */
+struct conversation_record {
+    uint32_t conv_no;
+    int64_t hot_floor;
+    struct str row;
+};
+#define CONVERSATION_RECORD_PREFIX 12
+enum err conversation_record_get(struct str value, struct conversation_record *ret) CHECKED;
+
+/* ---- the store
+ * ---------------------------------------------------------------------------------------------- */
+
+struct committer;
+
+struct manifest_slot {
+    uint64_t user_no;
+    struct manifest *manifest;
+};
+#define MANIFEST_SLOTS 1024 /* direct-mapped by user_no */
+
+struct store {
+    struct store_config cfg; /* data_dir is our own copy */
+    const struct os *os;
+    char *hot_dir; /* <data>/.kalamdb/hot */
+    int lock_fd;
+
+    pthread_rwlock_t db_lock;
+    rocksdb_t *db;       /* NULL while a reopen failed */
+    uint64_t generation; /* +1 per reopen: snapshots of an older one are stale */
+    rocksdb_options_t *options;
+    rocksdb_cache_t *block_cache;
+    rocksdb_readoptions_t *read_latest; /* point reads without a snapshot */
+    rocksdb_compactionfilter_t *expiry; /* drops expired client ids */
+    _Atomic int64_t expiry_before_us;
+
+    struct {
+        pthread_mutex_t lock;
+        struct snapshot *first;
+    } snaps;
+    struct pins pins;
+    struct {
+        pthread_mutex_t lock;
+        struct manifest_slot slots[MANIFEST_SLOTS];
+    } manifests;
+
+    struct committer *committer;
+    struct consolidator *consolidator; /* set by consolidator_open before it starts its thread */
+
+    /* What store_writable says; written by the committer and by reserve checks. */
+    _Atomic bool failed, closing, below_reserve;
+    _Atomic int64_t free_bytes, reserve_checked_us;
+
+    _Atomic uint64_t commits, batches, rows_inserted, rows_updated, rows_deleted, rows_hot, users, reopens;
+    _Atomic uint64_t rows_cold, bytes_cold, files_cold; /* the last line: kept by the cold half */
+    struct hist commit_hist, sync_hist;
+};
+
+/* For operators in store_writable, stats. Free space is measured at most this often. */
+#define RESERVE_CHECK_US 1000000
+
+/* open.c */
+enum err store_open_db(struct store *s, struct errctx *ec) CHECKED;
+void store_close_db(struct store *s);
+/* Free space against the reserve, measured at most once a second. Any thread. */
+void store_check_reserve(struct store *s);
+/* A RocksDB message as an error; frees it. NULL gives OK. */
+enum err store_rocks_err(struct errctx *ec, char *message, const char *what) CHECKED;
+
+/* ---- reading, for both halves
+ * ------------------------------------------------------------------------------- */
+
+struct snapshot {
+    struct store *store;
+    struct snapshot *prev, *next; /* snaps.lock */
+    uint64_t generation;
+    const rocksdb_snapshot_t *rocks; /* NULL once stale */
+    rocksdb_readoptions_t *options;  /* reads at `rocks`; NULL once stale */
+    struct hot_iter *iters;
+    struct pin pin;
+    bool exists;
+    uint64_t user_no;
+    struct head head;
+    struct manifest *manifest; /* NULL: no cold tier */
+    struct arena arena;
+    void *cold; /* descriptors and memory of snapshot_input: cold_input.c; freed by cold_snapshot_release */
+};
+
+/* One value at the snapshot, copied into the snapshot's arena. NOT_FOUND, UNAVAILABLE (stale), IO. */
+enum err snapshot_get(
+    struct snapshot *snap, const struct key *key, struct str *ret, struct errctx *ec) CHECKED;
+/* The record of a conversation (also of a deleted one), borrowed from the snapshot's arena. */
+enum err snapshot_conversation_record(struct snapshot *snap, struct str conversation_id,
+    struct conversation_record *ret, struct errctx *ec) CHECKED;
+/* The same view by number, for upkeep. NOT_FOUND: no such user. */
+enum err snapshot_open_no(
+    struct store *s, uint64_t user_no, struct snapshot **ret, struct errctx *ec) CHECKED;
+/* snapshot.c, for recovery: takes away what open snapshots hold of the database (db_lock write-held). */
+void snapshots_make_stale(struct store *s);
+/* The cache of decoded manifests. get: with a reference, NULL when not there. put takes a reference of its
+ * own. Only committed records may be put. */
+struct manifest *manifest_cache_get(struct store *s, uint64_t user_no, uint64_t epoch);
+void manifest_cache_put(struct store *s, uint64_t user_no, struct manifest *m);
+void manifest_cache_clear(struct store *s);
+/* iter.c: gives back what the iterator holds of the database; it is stale from then on. */
+void hot_iter_make_stale(struct hot_iter *it);
+/* Of the row that hot_iter_next gave last: its conversation's number. Not for SCAN_TABLE. */
+uint32_t hot_iter_conv_no(const struct hot_iter *it);
+/* Calls fn for every user of the catalog until it says false. Without a lock held; users that come meanwhile
+ * may be missed. */
+enum err store_each_user(struct store *s, bool (*fn)(void *arg, uint64_t user_no, struct str user_id),
+    void *arg, struct errctx *ec) CHECKED;
+
+/* ---- writing, for both halves
+ * ------------------------------------------------------------------------------- */
+
+/* Inside apply(). Bytes are copied into the batch; results borrow from the txn's arena. txn_get: NOT_FOUND,
+ * IO. */
+struct store *txn_store(struct txn *txn);
+enum err txn_get(struct txn *txn, const struct key *key, struct str *ret, struct errctx *ec) CHECKED;
+void txn_put(struct txn *txn, const struct key *key, struct str value);
+void txn_delete(struct txn *txn, const struct key *key);
+/* The user's head, for reading or changing: changes are stored with the group and undone with the op.
+ * NOT_FOUND. */
+enum err txn_head(struct txn *txn, uint64_t user_no, struct head **ret, struct errctx *ec) CHECKED;
+/* The user's manifest as of now, with a reference for the caller; NULL: no cold tier. */
+enum err txn_manifest(struct txn *txn, uint64_t user_no, struct manifest **ret, struct errctx *ec) CHECKED;
+/* Replaces the manifest and gives head.cold_epoch m->epoch, which must be the old cold_epoch + 1 (else
+ * ERR_RETRY). */
+enum err txn_manifest_put(
+    struct txn *txn, uint64_t user_no, const struct manifest *m, struct errctx *ec) CHECKED;
+/* Sets hot_floor of a conversation's record, deleted ones included. Absent: nothing to do. */
+enum err txn_conversation_floor(struct txn *txn, uint64_t user_no, struct str conversation_id,
+    int64_t hot_floor, struct errctx *ec) CHECKED;
+/* Physically removes the hot copy (row, id and seq entries) if it still is at `seq`; *ret_done says whether.
+ * The caller has made sure that the cold tier shows the row. No change number, no event. */
+enum err txn_row_release(struct txn *txn, uint64_t user_no, uint32_t conv_no, int64_t msg_id, uint64_t seq,
+    bool *ret_done, struct errctx *ec) CHECKED;
+/* Physically removes a tombstone if it still is at `seq`. The caller raises head.forgotten_seq. */
+enum err txn_tombstone_release(struct txn *txn, uint64_t user_no, int64_t msg_id, uint64_t seq,
+    bool *ret_done, struct errctx *ec) CHECKED;
+/* Submits and waits for durability (SYNC). Not on the committer. */
+enum err store_commit_wait(struct store *s, struct commit_op *op, struct errctx *ec) CHECKED;
+
+/* ---- what the hot half asks of the cold half
+ * ---------------------------------------------------------------- */
+
+/* Besides what consolidate.h, orphans.h and purge.h declare (orphans_open before the first commit,
+ * consolidator_open once commits run, consolidator_note after each durable group, consolidator_close while
+ * commits still run): snapshot_close, while the snapshot's pins still hold. */
+void cold_snapshot_release(struct snapshot *snap);
+
+#endif

@@ -1,0 +1,84 @@
+/* Keys of the one column family. Every key starts with the 12 bytes `u64 user_no | u32 space`, which is the
+ * prefix of filters and scans; integers are big-endian, and ids stand complemented so that newest first is
+ * forward.
+ *
+ *   space                 after the prefix                  value
+ *   HEAD                                                    head record (head.h)
+ *   MESSAGES              conv_no u32 | ~msg_id u64         row envelope
+ *   IDS                   ~msg_id u64                       conv_no u32: where the hot row is; live rows only
+ *   TOMBSTONES            ~msg_id u64                       row envelope of a deleted row
+ *   SEQ                   seq u64                           conv_no u32 | msg_id u64 | u8 1: tombstone
+ *   CONVERSATIONS         conversation id                   conv_no u32 | hot_floor u64 | row envelope
+ *   MEMBERS               conv_no u32 | member id           row envelope
+ *   CLIENT_IDS            16 bytes of a hash                msg_id u64 | time in µs u64
+ *   MANIFEST                                                manifest record (manifest.h)
+ *
+ * User 0 is the catalog: CATALOG_FORMAT (u32 version), CATALOG_STATE (highest msg_id, next user_no …),
+ * CATALOG_USERS (user id → user_no). Pure functions, any thread. */
+#ifndef KALAMDB_STORE_KEYS_H
+#define KALAMDB_STORE_KEYS_H
+
+#include "base/buf.h"
+
+#define KEY_PREFIX_BYTES 12
+#define KEY_BYTES_MAX (KEY_PREFIX_BYTES + 4 + 255)
+#define CATALOG_USER_NO 0
+
+/* On disk: never renumber. */
+enum key_space {
+    SPACE_HEAD = 1,
+    SPACE_MESSAGES = 2,
+    SPACE_IDS = 3,
+    SPACE_TOMBSTONES = 4,
+    SPACE_SEQ = 5,
+    SPACE_CONVERSATIONS = 6,
+    SPACE_MEMBERS = 7,
+    SPACE_CLIENT_IDS = 8,
+    SPACE_MANIFEST = 9,
+    CATALOG_FORMAT = 100,
+    CATALOG_STATE = 101,
+    CATALOG_USERS = 102
+};
+
+struct key {
+    size_t len;
+    char bytes[KEY_BYTES_MAX];
+};
+
+static inline struct str key_view(const struct key *k)
+{
+    return str_n(k->bytes, k->len);
+}
+
+/* The bare prefix; also the whole key of HEAD, MANIFEST, CATALOG_FORMAT and CATALOG_STATE. */
+struct key key_prefix(uint64_t user_no, enum key_space space);
+struct key key_message(uint64_t user_no, uint32_t conv_no, int64_t msg_id);
+/* MESSAGES up to the conversation. */
+struct key key_messages_of(uint64_t user_no, uint32_t conv_no);
+/* IDS or TOMBSTONES. */
+struct key key_id(uint64_t user_no, enum key_space space, int64_t msg_id);
+struct key key_seq(uint64_t user_no, uint64_t seq);
+/* CONVERSATIONS or CATALOG_USERS. An id longer than 255 bytes is cut: callers refuse those before. */
+struct key key_named(uint64_t user_no, enum key_space space, struct str id);
+struct key key_member(uint64_t user_no, uint32_t conv_no, struct str member);
+/* MEMBERS up to the conversation. */
+struct key key_members_of(uint64_t user_no, uint32_t conv_no);
+struct key key_client_id(uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id);
+/* The smallest key after everything that starts with k. */
+struct key key_after(const struct key *k);
+
+/* Reading them back; false: not such a key. */
+bool key_parse_message(struct str key, uint32_t *ret_conv_no, int64_t *ret_msg_id);
+bool key_parse_id(struct str key, int64_t *ret_msg_id);
+
+/* Value of SEQ. */
+struct seq_entry {
+    uint32_t conv_no;
+    int64_t msg_id;
+    bool tombstone;
+};
+#define SEQ_ENTRY_BYTES 13
+void seq_entry_put(char ret[SEQ_ENTRY_BYTES], struct seq_entry e);
+bool seq_entry_get(struct str value, struct seq_entry *ret);
+
+#endif

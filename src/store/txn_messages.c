@@ -1,0 +1,371 @@
+/* Messages in a transaction: the row, its id and _seq entries, the head and the conversation's counters move
+ * together. A deleted row leaves a tombstone, which keeps its place in the _seq order until it is forgotten.
+ */
+#include "store/committer.h"
+
+/* ---- counters
+ * ----------------------------------------------------------------------------------------------- */
+
+static void count_insert(struct conversation *c, const struct value *values, int64_t now_us)
+{
+    int64_t id = values[MSG_ID].i;
+    struct value *first = &c->values[CONV_FIRST_MSG_ID], *last = &c->values[CONV_LAST_MSG_ID];
+    int64_t total = value_is_null(c->values[CONV_TOTAL_MESSAGES]) ? 0 : c->values[CONV_TOTAL_MESSAGES].i;
+    if (value_is_null(c->values[CONV_ID]))
+        c->values[CONV_ID] = values[MSG_CONVERSATION_ID];
+    if (value_is_null(c->values[CONV_TYPE]))
+        c->values[CONV_TYPE] = values[MSG_CONVERSATION_TYPE];
+    if (value_is_null(*first) || id < first->i)
+        *first = value_i64(id);
+    if (value_is_null(*last) || id > last->i)
+        *last = value_i64(id);
+    c->values[CONV_TOTAL_MESSAGES] = value_i64(total + 1);
+    c->values[CONV_UPDATED] = value_ts(now_us);
+}
+
+static void fresh_add(struct head *h, size_t bytes, int64_t now_us)
+{
+    h->fresh_rows++;
+    h->fresh_bytes += bytes;
+    if (h->fresh_since_us == 0)
+        h->fresh_since_us = now_us;
+}
+
+static void fresh_remove(struct head *h, size_t bytes)
+{
+    h->fresh_rows -= h->fresh_rows > 0;
+    h->fresh_bytes -= bytes < h->fresh_bytes ? bytes : h->fresh_bytes;
+    if (h->fresh_rows == 0)
+        h->fresh_since_us = 0;
+}
+
+/* ---- writing one row
+ * ---------------------------------------------------------------------------------------- */
+
+static void put_seq(struct txn *t, uint64_t user_no, uint64_t seq, struct seq_entry entry)
+{
+    char value[SEQ_ENTRY_BYTES];
+    seq_entry_put(value, entry);
+    struct key k = key_seq(user_no, seq);
+    txn_put(t, &k, str_n(value, sizeof value));
+}
+
+static void put_id(struct txn *t, uint64_t user_no, int64_t msg_id, uint32_t conv_no)
+{
+    char value[4];
+    put_be32(value, conv_no);
+    struct key k = key_id(user_no, SPACE_IDS, msg_id);
+    txn_put(t, &k, str_n(value, sizeof value));
+}
+
+/* Encodes into the scratch buffer, which stays as it is until the next use. */
+static enum err encode_row(struct txn *t, struct row_meta meta, const struct value *values, struct errctx *ec)
+{
+    buf_clear(&t->scratch);
+    row_encode(&t->scratch, &schema_messages, meta, values);
+    return t->scratch.failed ? err_set(ec, ERR_NO_MEMORY, "out of memory") : ERR_OK;
+}
+
+static enum err announce_row(struct txn *t, enum change_op op, const struct conversation *c,
+    struct row_meta meta, struct str conversation_id, struct str row, struct errctx *ec)
+{
+    struct change change = {.op = op,
+        .seq = meta.seq,
+        .ins_seq = meta.ins_seq,
+        .conv_no = c->conv_no,
+        .conversation_id = conversation_id,
+        .row = row};
+    return txn_announce(t, c->user_no, &change, ec);
+}
+
+/* Row, id and _seq entries of a live row; the row stays in the scratch buffer. */
+static enum err put_row(struct txn *t, const struct conversation *c, struct row_meta meta,
+    const struct value *values, struct errctx *ec)
+{
+    int64_t id = values[MSG_ID].i;
+    enum err e = encode_row(t, meta, values, ec);
+    if (e != ERR_OK)
+        return e;
+    struct key k = key_message(c->user_no, c->conv_no, id);
+    txn_put(t, &k, buf_view(&t->scratch));
+    put_id(t, c->user_no, id, c->conv_no);
+    put_seq(t, c->user_no, meta.seq, (struct seq_entry){c->conv_no, id, false});
+    return ERR_OK;
+}
+
+enum err txn_message_insert(struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec)
+{
+    struct head_entry *entry;
+    enum err e = txn_entry(txn, c->user_no, &entry, ec);
+    if (e != ERR_OK)
+        return e;
+    count_insert(c, values, txn->now_us);
+    e = txn_conversation_put(txn, c, false, ec); /* gives conv_no */
+    if (e != ERR_OK)
+        return e;
+    struct head *h = &entry->head;
+    struct row_meta meta = {.seq = h->seq + 1, .ins_seq = h->seq + 1};
+    values[MSG_SEQ] = values[MSG_INS_SEQ] = value_i64((int64_t)meta.seq);
+    e = put_row(txn, c, meta, values, ec);
+    if (e != ERR_OK)
+        return e;
+    h->seq = meta.seq;
+    h->total_messages++;
+    h->active_us = txn->now_us;
+    fresh_add(h, txn->scratch.len, txn->now_us);
+    txn->catalog.rows_hot++;
+    txn->inserted++;
+    return announce_row(
+        txn, CHANGE_INSERT, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+}
+
+/* ---- changing a row that was read earlier
+ * ------------------------------------------------------------------- */
+
+struct target {
+    struct head *head;
+    bool hot;
+    struct row_meta meta; /* as it stands now */
+    size_t bytes;         /* of the hot envelope */
+    bool fresh;           /* in no file */
+};
+
+/* Finds the row as it stands and makes sure that it is still what the caller read. A row that is not hot can
+ * only be in a file; rows of files change by overlays, which are hot, or by consolidation, which moves the
+ * epoch. */
+static enum err find_target(struct txn *t, const struct conversation *c, int64_t msg_id,
+    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct target *ret, struct errctx *ec)
+{
+    struct head_entry *entry;
+    struct target target = {0};
+    struct str row;
+    enum err e = txn_entry(t, c->user_no, &entry, ec);
+    if (e != ERR_OK)
+        return e;
+    target.head = &entry->head;
+    struct key k = key_message(c->user_no, c->conv_no, msg_id);
+    e = c->conv_no != 0 ? txn_get(t, &k, &row, ec) : ERR_NOT_FOUND;
+    if (e != ERR_OK && e != ERR_NOT_FOUND)
+        return e;
+    if (e == ERR_OK) {
+        target.hot = true;
+        target.bytes = row.len;
+        if (row_decode_meta(row, &target.meta) != ERR_OK)
+            return err_internal(ec, ERR_CORRUPT, "a message row is damaged");
+        if (target.meta.seq != expected_seq)
+            return err_set(ec, ERR_RETRY, "the row has changed");
+    } else {
+        struct str tombstone;
+        k = key_id(c->user_no, SPACE_TOMBSTONES, msg_id);
+        e = txn_get(t, &k, &tombstone, ec);
+        if (e != ERR_OK && e != ERR_NOT_FOUND)
+            return e;
+        if (e == ERR_OK || target.head->cold_epoch == 0 || target.head->cold_epoch != cold_epoch)
+            return err_set(ec, ERR_RETRY, "the row has changed or moved");
+        target.meta = (struct row_meta){.seq = expected_seq, .ins_seq = ins_seq};
+    }
+    struct manifest *m;
+    e = txn_manifest(t, c->user_no, &m, ec);
+    if (e != ERR_OK)
+        return e;
+    target.fresh = manifest_row_state(m, target.meta) == ROW_FRESH;
+    manifest_unref(m);
+    if (target.fresh && !target.hot)
+        return err_set(ec, ERR_RETRY, "the row has moved");
+    *ret = target;
+    return ERR_OK;
+}
+
+enum err txn_message_update(struct txn *txn, struct conversation *c, struct value *values,
+    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec)
+{
+    struct target target;
+    enum err e = find_target(txn, c, values[MSG_ID].i, expected_seq, ins_seq, cold_epoch, &target, ec);
+    if (e != ERR_OK)
+        return e;
+    struct head *h = target.head;
+    struct row_meta meta = {.seq = h->seq + 1, .ins_seq = target.meta.ins_seq};
+    values[MSG_SEQ] = value_i64((int64_t)meta.seq);
+    values[MSG_INS_SEQ] = value_i64((int64_t)meta.ins_seq);
+    c->values[CONV_UPDATED] = value_ts(txn->now_us);
+    e = txn_conversation_put(txn, c, false, ec);
+    if (e == ERR_OK)
+        e = put_row(txn, c, meta, values, ec);
+    if (e != ERR_OK)
+        return e;
+    if (target.hot) {
+        struct key k = key_seq(c->user_no, target.meta.seq);
+        txn_delete(txn, &k);
+    } else {
+        txn->catalog.rows_hot++;
+    }
+    h->seq = meta.seq;
+    h->active_us = txn->now_us;
+    if (target.fresh)
+        h->fresh_bytes += txn->scratch.len - (target.bytes < h->fresh_bytes ? target.bytes : h->fresh_bytes);
+    else
+        h->overlays++;
+    txn->updated++;
+    return announce_row(
+        txn, CHANGE_UPDATE, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+}
+
+enum err txn_message_delete(struct txn *txn, struct conversation *c, const struct value *values,
+    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec)
+{
+    int64_t id = values[MSG_ID].i;
+    struct target target;
+    enum err e = find_target(txn, c, id, expected_seq, ins_seq, cold_epoch, &target, ec);
+    if (e != ERR_OK)
+        return e;
+    c->values[CONV_TOTAL_MESSAGES].i -= c->values[CONV_TOTAL_MESSAGES].i > 0;
+    c->values[CONV_UPDATED] = value_ts(txn->now_us);
+    e = txn_conversation_put(txn, c, false, ec);
+    if (e != ERR_OK)
+        return e;
+    struct head *h = target.head;
+    struct row_meta meta = {.seq = h->seq + 1, .ins_seq = target.meta.ins_seq, .flags = ROW_TOMBSTONE};
+    /* What was deleted must not live on in the tombstone. */
+    struct value kept[MSG_NCOLUMNS] = {0};
+    kept[MSG_ID] = values[MSG_ID];
+    kept[MSG_CONVERSATION_ID] = values[MSG_CONVERSATION_ID];
+    e = encode_row(txn, meta, kept, ec);
+    if (e != ERR_OK)
+        return e;
+    struct key k = key_id(c->user_no, SPACE_TOMBSTONES, id);
+    txn_put(txn, &k, buf_view(&txn->scratch));
+    put_seq(txn, c->user_no, meta.seq, (struct seq_entry){c->conv_no, id, true});
+    if (target.hot) {
+        k = key_message(c->user_no, c->conv_no, id);
+        txn_delete(txn, &k);
+        k = key_id(c->user_no, SPACE_IDS, id);
+        txn_delete(txn, &k);
+        k = key_seq(c->user_no, target.meta.seq);
+        txn_delete(txn, &k);
+        txn->catalog.rows_hot--;
+    }
+    h->seq = meta.seq;
+    h->total_messages -= h->total_messages > 0;
+    h->active_us = txn->now_us;
+    h->tombstones++;
+    if (target.fresh)
+        fresh_remove(h, target.bytes);
+    else
+        h->overlays++;
+    txn->deleted++;
+    return announce_row(
+        txn, CHANGE_DELETE, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+}
+
+/* ---- first and last ids after deletions
+ * --------------------------------------------------------------------- */
+
+/* Smallest and largest hot id of the conversation, this transaction's own changes included; 0: none. */
+static enum err hot_bounds(
+    struct txn *t, const struct conversation *c, int64_t *ret_first, int64_t *ret_last, struct errctx *ec)
+{
+    struct key from = key_messages_of(c->user_no, c->conv_no), after = key_after(&from);
+    rocksdb_readoptions_t *options = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_total_order_seek(options, 1);
+    rocksdb_iterator_t *it = rocksdb_writebatch_wi_create_iterator_with_base(
+        t->batch, rocksdb_create_iterator(t->store->db, options));
+    int64_t bounds[2] = {0, 0};
+    for (int back = 0; back < 2; back++) {
+        if (back)
+            rocksdb_iter_seek_for_prev(it, after.bytes, after.len);
+        else
+            rocksdb_iter_seek(it, from.bytes, from.len);
+        uint32_t conv_no;
+        size_t len;
+        const char *key = rocksdb_iter_valid(it) ? rocksdb_iter_key(it, &len) : NULL;
+        if (key != NULL && len > from.len && memcmp(key, from.bytes, from.len) == 0)
+            (void)key_parse_message(str_n(key, len), &conv_no, &bounds[back]);
+    }
+    char *message = NULL;
+    rocksdb_iter_get_error(it, &message);
+    rocksdb_iter_destroy(it);
+    rocksdb_readoptions_destroy(options);
+    enum err e = store_rocks_err(ec, message, "scan");
+    if (e == ERR_OK) {
+        *ret_last = bounds[0]; /* ids stand complemented: the first key is the newest */
+        *ret_first = bounds[1];
+    }
+    return e;
+}
+
+/* Another op may have deleted the candidate since the caller looked. */
+static enum err candidate_alive(struct txn *t, uint64_t user_no, int64_t msg_id, struct errctx *ec)
+{
+    if (msg_id == 0)
+        return ERR_OK;
+    struct key k = key_id(user_no, SPACE_TOMBSTONES, msg_id);
+    struct str value;
+    enum err e = txn_get(t, &k, &value, ec);
+    if (e == ERR_OK)
+        return err_set(ec, ERR_RETRY, "the row has changed");
+    return e == ERR_NOT_FOUND ? ERR_OK : e;
+}
+
+enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_t cold_first,
+    int64_t cold_last, uint64_t cold_epoch, struct errctx *ec)
+{
+    int64_t first = 0, last = 0;
+    enum err e = hot_bounds(txn, c, &first, &last, ec);
+    struct manifest *m = NULL;
+    if (e == ERR_OK)
+        e = txn_manifest(txn, c->user_no, &m, ec);
+    if (e != ERR_OK)
+        return e;
+    if (m != NULL && m->nfiles > 0) {
+        if (m->epoch != cold_epoch)
+            e = err_set(ec, ERR_RETRY, "rows have moved");
+        if (e == ERR_OK)
+            e = candidate_alive(txn, c->user_no, cold_first, ec);
+        if (e == ERR_OK)
+            e = candidate_alive(txn, c->user_no, cold_last, ec);
+        if (cold_first != 0 && (first == 0 || cold_first < first))
+            first = cold_first;
+        if (cold_last > last)
+            last = cold_last;
+    }
+    manifest_unref(m);
+    if (e != ERR_OK)
+        return e;
+    c->values[CONV_FIRST_MSG_ID] = first != 0 ? value_i64(first) : VALUE_OF_NULL;
+    c->values[CONV_LAST_MSG_ID] = last != 0 ? value_i64(last) : VALUE_OF_NULL;
+    return txn_conversation_put(txn, c, false, ec);
+}
+
+/* The keys are gathered first: a batch must not change below its own iterator. */
+enum err txn_members_delete(struct txn *txn, const struct conversation *c, struct errctx *ec)
+{
+    struct key from = key_members_of(c->user_no, c->conv_no);
+    struct buf keys = BUF_INIT(0);
+    rocksdb_readoptions_t *options = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_total_order_seek(options, 1);
+    rocksdb_iterator_t *it = rocksdb_writebatch_wi_create_iterator_with_base(
+        txn->batch, rocksdb_create_iterator(txn->store->db, options));
+    for (rocksdb_iter_seek(it, from.bytes, from.len); rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+        size_t len;
+        const char *key = rocksdb_iter_key(it, &len);
+        if (len < from.len || memcmp(key, from.bytes, from.len) != 0)
+            break;
+        buf_lstr(&keys, str_n(key, len));
+    }
+    char *message = NULL;
+    rocksdb_iter_get_error(it, &message);
+    rocksdb_iter_destroy(it);
+    rocksdb_readoptions_destroy(options);
+    enum err e = store_rocks_err(ec, message, "scan");
+    if (e == ERR_OK && keys.failed)
+        e = err_set(ec, ERR_NO_MEMORY, "out of memory");
+    struct reader r = reader_of(buf_view(&keys));
+    while (e == ERR_OK && reader_left(&r) > 0) {
+        struct str key = read_lstr(&r);
+        struct key k = {.len = key.len};
+        memcpy(k.bytes, key.ptr, key.len < sizeof k.bytes ? key.len : sizeof k.bytes);
+        txn_delete(txn, &k);
+    }
+    buf_release(&keys);
+    return e;
+}
