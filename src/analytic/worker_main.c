@@ -1,0 +1,308 @@
+/* kalamdb-worker: the zygote, and the workers forked from it.
+ *
+ *   server --posix_spawn--> zygote: opens and warms DuckDB once, then forks on FORK
+ *                             |-- worker: serves requests of one user on the socket that came with FORK
+ *                             |-- worker …
+ *
+ * The zygote has one thread and never runs a user's statement. It ends when its control socket does; its
+ * workers are then killed by their parent-death signal, so nothing survives the server. Its only descriptors
+ * are the control socket and /dev/null; a worker keeps its own socket alone. */
+#include "analytic/channel.h"
+#include "analytic/errmap.h"
+#include "analytic/worker.h"
+#include "base/err.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CONTROL_FD 3
+#define MEMORY_BYTES_DEFAULT (512u << 20)
+/* Above DuckDB's own limit: what its scalar functions, the C++ runtime and result frames take without asking
+ * it. */
+#define MEMORY_SLACK_BYTES (64u << 20)
+
+/* Sanitizer builds: DuckDB keeps its instance to the end, and workers end by _exit or a signal. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "detect_leaks=0:allocator_may_return_null=1";
+}
+
+static void write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        /* Best effort: a container may not let us. */
+        ssize_t n = write(fd, text, strlen(text));
+        (void)n;
+        close(fd);
+    }
+}
+
+/* Private writable memory of this process: the sixth number of statm, in pages. */
+static size_t data_bytes(void)
+{
+    unsigned long pages[6] = {0};
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f == NULL)
+        return 0;
+    int n = fscanf(
+        f, "%lu %lu %lu %lu %lu %lu", &pages[0], &pages[1], &pages[2], &pages[3], &pages[4], &pages[5]);
+    fclose(f);
+    return n == 6 ? (size_t)pages[5] * (size_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+/* DATA and not AS: the request's mapped files do not count. */
+static void limit_memory(const struct worker *w)
+{
+    rlim_t max = data_bytes() + w->memory_bytes_max + w->memory_bytes_max / 4 + MEMORY_SLACK_BYTES;
+    struct rlimit data = {max, max}, none = {0, 0};
+    setrlimit(RLIMIT_DATA, &data);
+    /* A core would hold a user's rows. */
+    setrlimit(RLIMIT_CORE, &none);
+}
+
+/* A second bound beside the server's clock: should the server stop looking, the kernel ends the query. Only
+ * the soft limit moves, so that the next request can have its own. */
+static void limit_cpu(uint64_t timeout_ms)
+{
+    struct rusage used;
+    struct rlimit cpu;
+    if (getrusage(RUSAGE_SELF, &used) != 0 || getrlimit(RLIMIT_CPU, &cpu) != 0)
+        return;
+    rlim_t spent = (rlim_t)(used.ru_utime.tv_sec + used.ru_stime.tv_sec);
+    cpu.rlim_cur = timeout_ms == 0 ? RLIM_INFINITY : spent + timeout_ms / 1000 + 3;
+    setrlimit(RLIMIT_CPU, &cpu);
+}
+
+/* Moves the request's descriptors to the numbers that DuckDB may open. All are gone from their old ones
+ * after. */
+static bool place_fds(const int *fds, int nfds)
+{
+    bool good = true;
+    for (int i = 0; i < nfds; i++) {
+        /* A received number can itself lie in the range: those were moved above it when they came. */
+        good = good && dup3(fds[i], WORKER_FD_BASE + i, O_CLOEXEC) >= 0;
+        close(fds[i]);
+    }
+    return good;
+}
+
+static void drop_fds(int nfds)
+{
+    for (int i = 0; i < nfds; i++)
+        close(WORKER_FD_BASE + i);
+}
+
+/* Reads one REQUEST. 0, or -1 at the end of the socket or on nonsense, after which the worker ends. */
+static int read_request(int sock, struct buf *body, int *ret_nfds)
+{
+    uint8_t header[PROTO_HEADER_BYTES];
+    int fds[PROTO_FDS_MAX], nfds = 0;
+    int64_t got = channel_recv_fds(sock, header, sizeof header, fds, PROTO_FDS_MAX, &nfds);
+    if (got <= 0)
+        return -1;
+    for (int i = 0; i < nfds; i++)
+        if (fds[i] >= WORKER_FD_BASE) {
+            int above = fcntl(fds[i], F_DUPFD_CLOEXEC, WORKER_FD_BASE + PROTO_FDS_MAX);
+            close(fds[i]);
+            if (above < 0)
+                return -1;
+            fds[i] = above;
+        }
+    struct frame_header h;
+    if (!place_fds(fds, nfds) ||
+        ((size_t)got < sizeof header &&
+            channel_recv(sock, header + got, sizeof header - (size_t)got, CHANNEL_NO_DEADLINE) != 0) ||
+        proto_header(header, &h) != ERR_OK || h.type != FRAME_REQUEST)
+        return -1;
+    buf_clear(body);
+    char *p = buf_reserve(body, h.body_bytes);
+    if (p == NULL || channel_recv(sock, p, h.body_bytes, CHANNEL_NO_DEADLINE) != 0)
+        return -1;
+    body->len = h.body_bytes;
+    *ret_nfds = nfds;
+    return 0;
+}
+
+/* Who the worker belongs to, from its first request on. */
+static bool same_user(struct buf *user, bool *claimed, struct str id)
+{
+    if (!*claimed) {
+        buf_str(user, id);
+        *claimed = !user->failed;
+        return *claimed;
+    }
+    return str_eq(buf_view(user), id);
+}
+
+/* Runs one request and answers it. False when the worker should end. */
+static bool serve_one(struct worker *w, int sock, const struct analytic_request *rq)
+{
+    struct errctx ec;
+    errctx_clear(&ec);
+    bool gone = false;
+    w->rq = rq;
+    w->corrupt = false;
+    limit_cpu((uint64_t)rq->timeout_ms);
+    enum err e = worker_scan_open(w, &ec);
+    if (e == ERR_OK)
+        e = worker_result_run(w, sock, &gone, &ec);
+    if (gone)
+        return false;
+    bool stay = true;
+    if (e != ERR_OK) {
+        stay = !errmap_retires(e);
+        struct buf frame = BUF_INIT(1u << 20);
+        ec.code = e;
+        proto_put_error(&frame, &ec, !stay);
+        stay =
+            !frame.failed && channel_send(sock, buf_view(&frame), NULL, 0, CHANNEL_NO_DEADLINE) == 0 && stay;
+        buf_release(&frame);
+    }
+    /* After the answer, so that its caller does not wait for it. */
+    stay = stay && worker_duckdb_reconnect(w, &ec) == ERR_OK;
+    worker_scan_close(w);
+    w->rq = NULL;
+    return stay;
+}
+
+static void serve(struct worker *w, int sock)
+{
+    struct buf body = BUF_INIT(PROTO_REQUEST_MAX), user = BUF_INIT(1024);
+    struct arena arena;
+    bool claimed = false;
+    int nfds = 0;
+    arena_init(&arena, PROTO_REQUEST_MAX);
+    while (read_request(sock, &body, &nfds) == 0) {
+        struct analytic_request rq;
+        arena_clear(&arena);
+        if (proto_get_request(&arena, buf_view(&body), nfds, &rq) != ERR_OK ||
+            !same_user(&user, &claimed, rq.user_id) || !serve_one(w, sock, &rq))
+            break;
+        drop_fds(nfds);
+    }
+}
+
+/* In the child. */
+static _Noreturn void become_worker(struct worker *w, int sock, pid_t zygote)
+{
+    struct errctx ec;
+    errctx_clear(&ec);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    /* The zygote died before the line above took effect. */
+    if (getppid() != zygote)
+        _exit(1);
+    prctl(PR_SET_NAME, "kalamdb-query");
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    write_file("/proc/self/oom_score_adj", "1000");
+    limit_memory(w);
+    if (worker_duckdb_reconnect(w, &ec) == ERR_OK)
+        serve(w, sock);
+    /* No destructors: the instance is a copy, and there is nothing on disk to leave in order. */
+    _exit(0);
+}
+
+static bool send_control(struct control c, int fd, const char *text)
+{
+    uint8_t bytes[CONTROL_BYTES + 600];
+    size_t n = strnlen(text, 600);
+    control_put(bytes, c);
+    memcpy(bytes + CONTROL_BYTES, text, n);
+    return channel_send(CONTROL_FD, str_n((char *)bytes, CONTROL_BYTES + n), &fd, fd >= 0 ? 1 : 0,
+               CHANNEL_NO_DEADLINE) == 0;
+}
+
+/* Serves one FORK. False when the server is gone or speaks nonsense. */
+static bool fork_one(struct worker *w, int signals)
+{
+    uint8_t bytes[CONTROL_BYTES];
+    struct control c;
+    int sock = -1, nfds = 0;
+    int64_t n = channel_recv_fds(CONTROL_FD, bytes, sizeof bytes, &sock, 1, &nfds);
+    if (n <= 0 || control_get(str_n((char *)bytes, (size_t)n), &c) != ERR_OK || c.type != CONTROL_FORK ||
+        nfds != 1)
+        return false;
+    pid_t zygote = getpid(), pid = fork();
+    if (pid == 0) {
+        close(CONTROL_FD);
+        close(signals);
+        become_worker(w, sock, zygote);
+    }
+    int error = errno;
+    close(sock);
+    /* Not reaped before this: the number cannot mean another process. */
+    int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    if (pidfd < 0) {
+        error = pid > 0 ? errno : error;
+        if (pid > 0)
+            kill(pid, SIGKILL);
+        return send_control((struct control){CONTROL_FORK_FAILED, c.id, (uint32_t)error}, -1, "");
+    }
+    bool sent = send_control((struct control){CONTROL_FORKED, c.id, (uint32_t)pid}, pidfd, "");
+    close(pidfd);
+    return sent;
+}
+
+static void reap(int signals)
+{
+    struct signalfd_siginfo si;
+    ssize_t n = read(signals, &si, sizeof si);
+    (void)n;
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        continue;
+}
+
+static void zygote_loop(struct worker *w, int signals)
+{
+    for (;;) {
+        struct pollfd p[2] = {{.fd = CONTROL_FD, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+        if (poll(p, 2, -1) < 0 && errno != EINTR)
+            return;
+        if (p[1].revents != 0)
+            reap(signals);
+        if (p[0].revents != 0 && !fork_one(w, signals))
+            return;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static struct worker w;
+    int type = 0;
+    socklen_t len = sizeof type;
+    if (getsockopt(CONTROL_FD, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || type != SOCK_SEQPACKET) {
+        fprintf(stderr, "kalamdb-worker is started by the server and by nobody else\n");
+        return 2;
+    }
+    fcntl(CONTROL_FD, F_SETFD, FD_CLOEXEC);
+    prctl(PR_SET_NAME, "kalamdb-zygote");
+    w.memory_bytes_max = argc > 1 ? (size_t)strtoull(argv[1], NULL, 10) : MEMORY_BYTES_DEFAULT;
+    struct errctx ec;
+    errctx_clear(&ec);
+    if (worker_duckdb_open(&w, &ec) != ERR_OK) {
+        send_control((struct control){CONTROL_FAILED, 0, 0}, -1, ec.internal);
+        return 1;
+    }
+    sigset_t chld;
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &chld, NULL);
+    int signals = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (signals < 0 || !send_control((struct control){CONTROL_READY, 0, (uint32_t)getpid()}, -1, ""))
+        return 1;
+    zygote_loop(&w, signals);
+    return 0;
+}
