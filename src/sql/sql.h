@@ -42,6 +42,7 @@ struct fast_plan {
     const struct pred *preds;
     int order_column;  /* -1: none asked (rows then come by the table's key, ascending, on either path) */
     bool descending, nulls_first;
+    bool tie_descending; /* rows that order_column leaves equal come by the key: ascending, or, with this, descending */
     int64_t limit;     /* -1: none */
     int64_t offset;
     bool count;        /* SELECT count(*): one row, one BIGINT column */
