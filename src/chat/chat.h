@@ -1,0 +1,145 @@
+/* What chat allows: the rules of messages, conversations and their members, as operations inside a commit.
+ *
+ * An operation has two halves. `*_check` settles what depends on the statement alone (senders, sizes, JSON)
+ * on any thread, before anything is queued. `*_apply` settles the rest on the committer, inside the
+ * transaction, and may be repeated: ERR_RETRY asks the caller to read again and come back. What an apply
+ * leaves in its operation (ids, change numbers, counts) is meaningful after ERR_OK only. Values are of their
+ * columns' types when they come here: texts are UTF-8 without NUL, JSON is valid. Ownership: every pointer in
+ * an operation is the caller's and outlives the commit. */
+#ifndef KALAMDB_CHAT_CHAT_H
+#define KALAMDB_CHAT_CHAT_H
+
+#include "base/err.h"
+#include "row/schema.h"
+#include "sql/sql.h"
+#include "store/store.h"
+
+#define CHAT_ID_BYTES_MAX 255
+
+struct chat_limits {
+    size_t content_bytes_max;
+};
+
+/* Contract section 1: 1–255 bytes of UTF-8 without control characters, and not one of the reserved names. */
+bool chat_user_id_valid(struct str id);
+/* Reserved sender (`ai`, `assistant:gpt` …), which a user may use in their own ai conversations? */
+bool chat_sender_is_reserved(struct str from);
+
+/* ---- append
+ * -------------------------------------------------------------------------------------------------- */
+
+struct chat_message {
+    /* In: the row by column of schema_messages, of the columns' types, NULL where not given. Out: the row as
+     * stored. */
+    struct value values[MSG_NCOLUMNS];
+    bool id_given; /* msg_id supplied */
+    /* Out. */
+    int64_t msg_id; /* of the new row, or of the first one with this client_msg_id */
+    bool inserted;  /* false: a retry, nothing was written */
+    /* Private. */
+    uint32_t conversation; /* index into chat_append.conversation_ids */
+    bool id_unsure;        /* the supplied id may stand in a file */
+};
+
+struct chat_append {
+    const struct caller *caller;
+    struct str owner; /* whose tables */
+    size_t nmessages;
+    struct chat_message *messages;
+    /* Supplied ids that were looked up in the owner's files under `ids_epoch` and are not there. */
+    bool ids_looked_up;
+    uint64_t ids_epoch;
+    /* Out. */
+    int64_t inserted;
+    bool ids_unsure; /* with ERR_RETRY: look up the messages marked id_unsure, then submit again */
+    /* Private, from chat_append_check. */
+    uint32_t nconversations;
+    struct str *conversation_ids;
+};
+
+/* FORBIDDEN (sender, msg_id of a user, columns the engine keeps), CONSTRAINT (NULLs, lengths), INVALID_VALUE,
+ * TOO_LARGE, UNSUPPORTED (groups). */
+enum err chat_append_check(
+    struct chat_append *a, const struct chat_limits *limits, struct arena *arena, struct errctx *ec) CHECKED;
+/* CONFLICT (id taken), INVALID_VALUE (id above the current one), UNSUPPORTED (a new group). */
+enum err chat_append_apply(struct chat_append *a, struct txn *txn, struct errctx *ec) CHECKED;
+
+/* ---- conversations
+ * ------------------------------------------------------------------------------------------- */
+
+/* INSERT INTO conversations without content. */
+struct chat_create {
+    const struct caller *caller;
+    struct str owner;
+    struct value from; /* NULL: not given */
+    size_t nrows;
+    struct value (*rows)[CONV_NCOLUMNS]; /* in: as given; out: as stored */
+};
+enum err chat_create_check(const struct chat_create *c, struct errctx *ec) CHECKED;
+/* CONFLICT: exists. */
+enum err chat_create_apply(struct chat_create *c, struct txn *txn, struct errctx *ec) CHECKED;
+
+/* One row of conversations or conversation_users to change. The statement's WHERE was decided on `values`;
+ * where the row has changed since, `still` decides again, or, when NULL, the statement is read again. */
+struct chat_row_change {
+    struct value *values;    /* in: the row as read; out: as stored */
+    const struct value *set; /* by column of the schema; only the columns in `columns` count */
+    bool gone;               /* out: no longer there, or no longer meant */
+};
+struct chat_update {
+    struct str owner;
+    const struct schema *schema; /* conversations or conversation_users */
+    uint64_t columns;            /* bit per column set */
+    size_t nrows;
+    struct chat_row_change *rows;
+    bool (*still)(void *arg, const struct value *values);
+    void *still_arg;
+    int64_t changed; /* out */
+};
+/* FORBIDDEN for columns the engine keeps, for messages too. `columns` as in chat_update. */
+enum err chat_update_check_columns(const struct schema *schema, uint64_t columns, struct errctx *ec) CHECKED;
+enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx *ec) CHECKED;
+
+/* INSERT INTO and DELETE FROM conversation_users: members belong to groups. `n` rows matched; 0 of a DELETE
+ * is OK. */
+enum err chat_members_insert(struct errctx *ec) CHECKED;
+enum err chat_members_delete(size_t n, struct errctx *ec) CHECKED;
+
+/* ---- changes of messages
+ * ------------------------------------------------------------------------------------- */
+
+struct chat_row {
+    struct value *values; /* all columns of schema_messages: as read (delete), with the changes made (update).
+                             After an update's ERR_OK, with the new _seq. */
+    uint64_t seq, ins_seq; /* as read */
+    uint32_t conversation; /* index into chat_change.conversations */
+};
+/* A conversation that loses rows, with live rows of the snapshot that stay: its lowest and highest known (0:
+ * none). */
+struct chat_bounds {
+    struct str conversation_id;
+    bool known; /* first and last hold for both tiers */
+    int64_t first, last;
+    const struct value *values; /* conversations_too: its row as read */
+};
+struct chat_change {
+    struct str owner;
+    uint64_t cold_epoch; /* of the snapshot that was read */
+    size_t nrows;
+    struct chat_row *rows;
+    bool conversations_too; /* DELETE FROM conversations: `conversations` go, `rows` are all their messages */
+    uint32_t nconversations;
+    struct chat_bounds *conversations; /* from chat_change_group, or, for conversations_too, the caller's */
+    bool (*still)(void *arg, const struct value *values); /* conversations_too: as in chat_update */
+    void *still_arg;
+    bool need_bounds; /* out with ERR_RETRY: read again, with `known` bounds of every conversation */
+};
+/* Fills `conversations` (distinct, in order of id) and the rows' index into them. */
+enum err chat_change_group(struct chat_change *c, struct arena *arena, struct errctx *ec) CHECKED;
+/* New content of a message: CONSTRAINT (NULL), TOO_LARGE. */
+enum err chat_content_check(
+    struct value content, const struct chat_limits *limits, struct errctx *ec) CHECKED;
+enum err chat_messages_update(struct chat_change *c, struct txn *txn, struct errctx *ec) CHECKED;
+enum err chat_messages_delete(struct chat_change *c, struct txn *txn, struct errctx *ec) CHECKED;
+
+#endif
