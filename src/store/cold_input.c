@@ -1,0 +1,385 @@
+#include "store/cold_input.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Where an index tells that a statement is about a few rows, they are fetched one by one; otherwise one pass
+ * over everything hot is cheaper than that many random reads. */
+enum { REFS_MAX = 512 };
+
+/* What one hand-over holds until snapshot_close. */
+struct hold {
+    struct hold *next;
+    struct row_sink sink;
+    int nfds;
+    int fds[];
+};
+
+struct row_ref {
+    uint32_t conv_no;
+    int64_t msg_id;
+    bool tombstone;
+};
+
+struct gather {
+    struct snapshot *snap;
+    const struct manifest *m;
+    const struct scan_bounds *bounds;
+    bool with_tombstones, in_tombstones; /* asked for; the scan is at them */
+    bool has_conversation;
+    uint32_t conv_no;
+    bool *files; /* chosen, by index of the manifest */
+    size_t nchosen;
+    struct row_sink *sink;
+};
+
+static bool times_open(const struct scan_bounds *b)
+{
+    return b->ts_min == INT64_MIN && b->ts_max == INT64_MAX;
+}
+
+bool cold_file_wanted(const struct cold_file *f, const struct scan_bounds *b, uint32_t conv_no)
+{
+    uint64_t seq_min = b->seq_min > 0 ? (uint64_t)b->seq_min : 0;
+    if (f->id_max < b->id_min || f->id_min > b->id_max)
+        return false;
+    if (!times_open(b) && (f->ts_max < b->ts_min || f->ts_min > b->ts_max))
+        return false;
+    if (b->seq_max < 0 || f->seq_max < seq_min || f->seq_min > (uint64_t)b->seq_max)
+        return false;
+    return b->conversation_id.ptr == NULL || cold_file_may_hold(f, conv_no);
+}
+
+bool cold_row_excludes(const struct manifest *m, const bool *files, const struct hot_row *row, bool tombstone)
+{
+    struct row_meta meta = row->meta;
+    if (tombstone)
+        meta.flags |= ROW_TOMBSTONE;
+    return manifest_row_state(m, meta) == ROW_OVERLAY && files[manifest_file_of(m, meta.ins_seq) - m->files];
+}
+
+void cold_path(struct buf *b, const struct store *s, struct str user_id, struct str name)
+{
+    buf_str(b, str_c(s->cfg.data_dir));
+    buf_u8(b, '/');
+    store_folder_name(b, user_id);
+    if (name.len > 0) {
+        buf_u8(b, '/');
+        buf_str(b, name);
+    }
+    buf_u8(b, 0);
+}
+
+enum err cold_file_open(
+    const struct store *s, struct str user_id, const struct cold_file *f, int *ret_fd, struct errctx *ec)
+{
+    struct buf path = BUF_INIT(8192);
+    struct stat st;
+    enum err err = ERR_OK;
+    cold_path(&path, s, user_id, f->name);
+    int fd = path.failed ? -1 : open(path.ptr, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (path.failed)
+        err = err_internal(ec, ERR_NO_MEMORY, "cold file: path");
+    else if (fd < 0)
+        err = err_internal(
+            ec, errno == ENOENT ? ERR_CORRUPT : ERR_IO, "cold file %s: %s", path.ptr, strerror(errno));
+    else if (fstat(fd, &st) < 0)
+        err = err_internal(ec, ERR_IO, "cold file %s: %s", path.ptr, strerror(errno));
+    else if ((uint64_t)st.st_size != f->bytes)
+        err = err_internal(ec, ERR_CORRUPT, "cold file %s: %lld bytes instead of %llu", path.ptr,
+            (long long)st.st_size, (unsigned long long)f->bytes);
+    buf_release(&path);
+    if (err == ERR_OK)
+        *ret_fd = fd;
+    else if (fd >= 0)
+        close(fd);
+    return err;
+}
+
+static bool seq_within(const struct scan_bounds *b, uint64_t seq)
+{
+    return seq <= INT64_MAX && (int64_t)seq >= b->seq_min && (int64_t)seq <= b->seq_max;
+}
+
+/* A row without a timestamp fails every comparison with one. */
+static enum err time_within(
+    const struct scan_bounds *b, const struct hot_row *row, bool *ret, struct errctx *ec)
+{
+    struct row_meta meta;
+    struct value values[SCHEMA_COLUMNS_MAX];
+    *ret = true;
+    if (times_open(b))
+        return ERR_OK;
+    if (row_decode(row->row, &schema_messages, &meta, values) != ERR_OK)
+        return err_internal(ec, ERR_CORRUPT, "hot row %lld: malformed", (long long)row->msg_id);
+    const struct value *ts = &values[MSG_TIMESTAMP];
+    *ret = ts->type == VALUE_TIMESTAMPTZ && ts->i >= b->ts_min && ts->i <= b->ts_max;
+    return ERR_OK;
+}
+
+static enum err consider(void *arg, const struct hot_row *row, struct errctx *ec)
+{
+    struct gather *g = arg;
+    const struct scan_bounds *b = g->bounds;
+    enum err err = ERR_OK;
+    if (row->msg_id < b->id_min || row->msg_id > b->id_max)
+        return ERR_OK;
+    if (g->nchosen > 0 && cold_row_excludes(g->m, g->files, row, g->in_tombstones))
+        err = row_sink_exclude(g->sink, row->msg_id, ec);
+    if (err != ERR_OK || !seq_within(b, row->meta.seq))
+        return err;
+    if (g->in_tombstones)
+        return g->with_tombstones ? row_sink_add(g->sink, row->row, ec) : ERR_OK;
+    bool wanted = true;
+    if (manifest_row_state(g->m, row->meta) == ROW_TAIL)
+        return ERR_OK;
+    err = time_within(b, row, &wanted, ec);
+    return err == ERR_OK && wanted ? row_sink_add(g->sink, row->row, ec) : err;
+}
+
+/* ---- few rows, by index ---- */
+
+/* Reads index entries from `from` to `end` into refs; *ret_n > REFS_MAX: too many, go the other way. */
+static enum err collect_refs(struct snapshot *snap, struct key from, struct key end, bool by_seq,
+    struct row_ref *refs, size_t *ret_n, struct errctx *ec)
+{
+    struct store *s = snap->store;
+    enum err err = ERR_OK;
+    size_t n = 0;
+    pthread_rwlock_rdlock(&s->db_lock);
+    if (snap->rocks == NULL || s->db == NULL) {
+        pthread_rwlock_unlock(&s->db_lock);
+        return err_set(ec, ERR_UNAVAILABLE, "the storage was reopened after a failure; please retry");
+    }
+    rocksdb_iterator_t *it = rocksdb_create_iterator(s->db, snap->options);
+    rocksdb_iter_seek(it, from.bytes, from.len);
+    for (; err == ERR_OK && n <= REFS_MAX && rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+        struct str key, value;
+        struct seq_entry e = {0};
+        key.ptr = rocksdb_iter_key(it, &key.len);
+        value.ptr = rocksdb_iter_value(it, &value.len);
+        if (str_cmp(key, key_view(&end)) >= 0)
+            break;
+        if (by_seq ? !seq_entry_get(value, &e) : !key_parse_id(key, &e.msg_id) || value.len != 4)
+            err = err_internal(ec, ERR_CORRUPT, "index entry: malformed");
+        else if (n < REFS_MAX)
+            refs[n] = (struct row_ref){by_seq ? e.conv_no : get_be32(value.ptr), e.msg_id, e.tombstone};
+        n++;
+    }
+    char *message = NULL;
+    rocksdb_iter_get_error(it, &message);
+    enum err io = store_rocks_err(ec, message, "index");
+    rocksdb_iter_destroy(it);
+    pthread_rwlock_unlock(&s->db_lock);
+    *ret_n = n;
+    return err != ERR_OK ? err : io;
+}
+
+static enum err visit_ref(struct gather *g, const struct row_ref *ref, struct errctx *ec)
+{
+    struct snapshot *snap = g->snap;
+    struct key key = ref->tombstone ? key_id(snap->user_no, SPACE_TOMBSTONES, ref->msg_id)
+                                    : key_message(snap->user_no, ref->conv_no, ref->msg_id);
+    struct hot_row row = {.conv_no = ref->conv_no, .msg_id = ref->msg_id};
+    enum err err = snapshot_get(snap, &key, &row.row, ec);
+    if (err == ERR_NOT_FOUND)
+        return err_internal(ec, ERR_CORRUPT, "hot row %lld: in an index only", (long long)ref->msg_id);
+    if (err != ERR_OK)
+        return err;
+    if (row_decode_meta(row.row, &row.meta) != ERR_OK)
+        return err_internal(ec, ERR_CORRUPT, "hot row %lld: malformed envelope", (long long)ref->msg_id);
+    g->in_tombstones = ref->tombstone;
+    return consider(g, &row, ec);
+}
+
+/* *ret_done: the index was narrow enough and all rows and excludes have been seen. */
+static enum err gather_by_index(struct gather *g, bool by_seq, bool *ret_done, struct errctx *ec)
+{
+    struct snapshot *snap = g->snap;
+    const struct scan_bounds *b = g->bounds;
+    struct key from, end;
+    if (by_seq) {
+        /* No upper end: a change after seq_max still hides the cold version. One before seq_min hides a
+         * version that is older still, which fails the bounds by itself. */
+        struct key all = key_prefix(snap->user_no, SPACE_SEQ);
+        from = key_seq(snap->user_no, (uint64_t)b->seq_min);
+        end = key_after(&all);
+    } else {
+        from = key_id(snap->user_no, SPACE_IDS, b->id_max);
+        struct key last = key_id(snap->user_no, SPACE_IDS, b->id_min);
+        end = key_after(&last);
+    }
+    struct row_ref *refs = malloc(REFS_MAX * sizeof *refs);
+    if (refs == NULL)
+        return err_internal(ec, ERR_NO_MEMORY, "input: out of memory");
+    size_t n = 0;
+    enum err err = collect_refs(snap, from, end, by_seq, refs, &n, ec);
+    *ret_done = n <= REFS_MAX;
+    for (size_t i = 0; err == ERR_OK && *ret_done && i < n; i++)
+        err = visit_ref(g, &refs[i], ec);
+    free(refs);
+    return err;
+}
+
+/* ---- everything ---- */
+
+static enum err gather_messages(struct gather *g, struct errctx *ec)
+{
+    struct snapshot *snap = g->snap;
+    const struct scan_bounds *b = g->bounds;
+    bool done = false;
+    enum err err = ERR_OK;
+    g->in_tombstones = false;
+    if (g->has_conversation) {
+        struct key from = key_message(snap->user_no, g->conv_no, b->id_max);
+        struct key last = key_message(snap->user_no, g->conv_no, b->id_min), end = key_after(&last);
+        return cold_scan(snap, &from, &end, consider, g, ec);
+    }
+    if (b->id_min > 0 || b->id_max < INT64_MAX)
+        err = gather_by_index(g, false, &done, ec);
+    if (err != ERR_OK || done)
+        return err;
+    return cold_scan_space(snap, SPACE_MESSAGES, consider, g, ec);
+}
+
+static enum err gather_rows(struct gather *g, struct errctx *ec)
+{
+    struct snapshot *snap = g->snap;
+    const struct scan_bounds *b = g->bounds;
+    bool done = false;
+    enum err err = ERR_OK;
+    if (b->id_min > b->id_max || b->id_max < 0 || b->seq_max < 0)
+        return ERR_OK;
+    if (b->seq_min > 0 && (uint64_t)b->seq_min + REFS_MAX > snap->head.seq)
+        err = gather_by_index(g, true, &done, ec);
+    if (err != ERR_OK || done)
+        return err;
+    err = gather_messages(g, ec);
+    /* head.overlays counts, among others, every tombstone that hides a cold row. */
+    if (err != ERR_OK || (!g->with_tombstones && (g->nchosen == 0 || snap->head.overlays == 0)))
+        return err;
+    g->in_tombstones = true;
+    struct key from = key_id(snap->user_no, SPACE_TOMBSTONES, b->id_max);
+    struct key last = key_id(snap->user_no, SPACE_TOMBSTONES, b->id_min);
+    struct key end = key_after(&last);
+    return cold_scan(snap, &from, &end, consider, g, ec);
+}
+
+static enum err open_files(struct gather *g, struct hold *h, struct errctx *ec)
+{
+    enum err err = ERR_OK;
+    for (size_t i = 0; err == ERR_OK && g->m != NULL && i < g->m->nfiles; i++) {
+        if (!g->files[i])
+            continue;
+        err = cold_file_open(
+            g->snap->store, head_user_id(&g->snap->head), &g->m->files[i], &h->fds[h->nfds], ec);
+        if (err == ERR_OK)
+            h->nfds++;
+    }
+    return err;
+}
+
+static enum err messages_input(struct snapshot *snap, struct hold *h, const struct scan_bounds *bounds,
+    bool with_tombstones, struct errctx *ec)
+{
+    struct scan_bounds b = *bounds;
+    b.id_min = b.id_min < 0 ? 0 : b.id_min; /* ids in keys are unsigned */
+    struct gather g = {.snap = snap,
+        .m = snap->manifest,
+        .bounds = &b,
+        .with_tombstones = with_tombstones,
+        .has_conversation = b.conversation_id.ptr != NULL,
+        .sink = &h->sink};
+    if (g.has_conversation) {
+        struct conversation_record rec;
+        enum err err = snapshot_conversation_record(snap, b.conversation_id, &rec, ec);
+        if (err != ERR_OK)
+            return err == ERR_NOT_FOUND ? ERR_OK : err; /* never had a message */
+        g.conv_no = rec.conv_no;
+    }
+    size_t nfiles = g.m != NULL ? g.m->nfiles : 0;
+    g.files = calloc(nfiles + 1, sizeof *g.files);
+    if (g.files == NULL)
+        return err_internal(ec, ERR_NO_MEMORY, "input: out of memory");
+    for (size_t i = 0; i < nfiles; i++) {
+        g.files[i] = cold_file_wanted(&g.m->files[i], &b, g.conv_no);
+        g.nchosen += g.files[i];
+    }
+    enum err err = open_files(&g, h, ec);
+    if (err == ERR_OK)
+        err = gather_rows(&g, ec);
+    free(g.files);
+    return err;
+}
+
+static enum err table_input(
+    struct snapshot *snap, struct hold *h, const struct schema *table, struct errctx *ec)
+{
+    struct scan_spec spec = {.order = SCAN_TABLE, .table = table, .id_max = INT64_MAX, .seq_max = UINT64_MAX};
+    struct hot_iter *it = NULL;
+    struct str row;
+    enum err err = hot_iter_open(snap, &spec, &it, ec);
+    if (err != ERR_OK)
+        return err;
+    while ((err = hot_iter_next(it, &row, ec)) == ERR_OK) {
+        err = row_sink_add(&h->sink, row, ec);
+        if (err != ERR_OK)
+            break;
+    }
+    hot_iter_close(it);
+    return err == ERR_NOT_FOUND ? ERR_OK : err;
+}
+
+static void hold_free(struct hold *h)
+{
+    for (int i = 0; i < h->nfds; i++)
+        close(h->fds[i]);
+    row_sink_release(&h->sink);
+    free(h);
+}
+
+enum err snapshot_input(struct snapshot *snap, const struct schema *table, const struct scan_bounds *bounds,
+    bool with_tombstones, struct analytic_input *ret, struct errctx *ec)
+{
+    size_t nfiles = snap->manifest != NULL ? snap->manifest->nfiles : 0;
+    struct hold *h = malloc(sizeof *h + nfiles * sizeof *h->fds);
+    if (h == NULL)
+        return err_internal(ec, ERR_NO_MEMORY, "input: out of memory");
+    *h = (struct hold){0};
+    row_sink_init(&h->sink);
+    enum err err = ERR_OK;
+    if (snap->exists && table == &schema_messages)
+        err = messages_input(snap, h, bounds, with_tombstones, ec);
+    else if (snap->exists)
+        err = table_input(snap, h, table, ec);
+    if (err == ERR_OK)
+        err = row_sink_finish(&h->sink, ec);
+    if (err != ERR_OK) {
+        hold_free(h);
+        return err;
+    }
+    h->next = snap->cold;
+    snap->cold = h;
+    *ret = (struct analytic_input){.schema = table,
+        .rows_fd = h->sink.fd,
+        .rows_bytes = h->sink.bytes,
+        .nfiles = h->nfds,
+        .file_fds = h->fds,
+        .nexclude = h->sink.nexclude,
+        .exclude = h->sink.exclude,
+        .with_tombstones = with_tombstones};
+    return ERR_OK;
+}
+
+void cold_snapshot_release(struct snapshot *snap)
+{
+    struct hold *h = snap->cold;
+    while (h != NULL) {
+        struct hold *next = h->next;
+        hold_free(h);
+        h = next;
+    }
+    snap->cold = NULL;
+}

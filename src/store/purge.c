@@ -1,0 +1,128 @@
+/* Why a clock and a ring suffice: a snapshot sees a file only if it was opened before the commit that
+ * replaced it, so before its burial. Pins enter the ring in order of the clock; when the oldest pin is
+ * younger than a grave, nobody can read that file any more. */
+#include "store/internal.h"
+#include <stdatomic.h>
+#include <stdlib.h>
+
+struct grave {
+    struct grave *next;
+    uint64_t at;
+    char path[];
+};
+
+void pins_init(struct pins *p, const struct os *os)
+{
+    *p = (struct pins){.os = os};
+    pthread_mutex_init(&p->mutex, NULL);
+    p->ring.prev = p->ring.next = &p->ring;
+    p->last = &p->graves;
+    atomic_init(&p->waiting, 0);
+}
+
+static void unlink_graves(struct pins *p, struct grave *g)
+{
+    while (g != NULL) {
+        struct grave *next = g->next;
+        /* A failure leaves an orphan, which the manifest's garbage list names to the next open. */
+        (void)p->os->unlink(p->os->ctx, g->path);
+        free(g);
+        g = next;
+    }
+}
+
+void pins_release(struct pins *p)
+{
+    unlink_graves(p, p->graves);
+    pthread_mutex_destroy(&p->mutex);
+}
+
+void pin_enter(struct pins *p, struct pin *pin)
+{
+    pthread_mutex_lock(&p->mutex);
+    pin->since = p->clock;
+    pin->next = &p->ring;
+    pin->prev = p->ring.prev;
+    p->ring.prev->next = pin;
+    p->ring.prev = pin;
+    pthread_mutex_unlock(&p->mutex);
+}
+
+/* Cuts the graves that nobody can see off the list. Mutex held. */
+static struct grave *cut_free(struct pins *p)
+{
+    uint64_t oldest = p->ring.next == &p->ring ? UINT64_MAX : p->ring.next->since;
+    struct grave *first = p->graves, **at = &first;
+    while (*at != NULL && (*at)->at <= oldest) {
+        atomic_fetch_sub_explicit(&p->waiting, 1, memory_order_relaxed);
+        at = &(*at)->next;
+    }
+    p->graves = *at;
+    if (p->graves == NULL)
+        p->last = &p->graves;
+    *at = NULL;
+    return first;
+}
+
+void pin_leave(struct pins *p, struct pin *pin)
+{
+    pthread_mutex_lock(&p->mutex);
+    pin->prev->next = pin->next;
+    pin->next->prev = pin->prev;
+    struct grave *free_now = p->graves != NULL ? cut_free(p) : NULL;
+    pthread_mutex_unlock(&p->mutex);
+    unlink_graves(p, free_now);
+}
+
+void pins_bury(struct pins *p, const char *path)
+{
+    size_t n = strlen(path) + 1;
+    struct grave *g = malloc(sizeof *g + n);
+    if (g == NULL)
+        return;
+    g->next = NULL;
+    memcpy(g->path, path, n);
+    pthread_mutex_lock(&p->mutex);
+    g->at = ++p->clock;
+    *p->last = g;
+    p->last = &g->next;
+    atomic_fetch_add_explicit(&p->waiting, 1, memory_order_relaxed);
+    struct grave *free_now = cut_free(p);
+    pthread_mutex_unlock(&p->mutex);
+    unlink_graves(p, free_now);
+}
+
+int pins_waiting(struct pins *p)
+{
+    return atomic_load_explicit(&p->waiting, memory_order_relaxed);
+}
+
+/* ---- the hot tier ---- */
+
+enum { FORCE_BOTTOMMOST = 3 }; /* rewrite files of the last level too, but not those this compaction made */
+
+enum err purge_hot(struct store *s, struct errctx *ec)
+{
+    char *message = NULL;
+    enum err err;
+    pthread_rwlock_rdlock(&s->db_lock);
+    if (s->db == NULL) {
+        pthread_rwlock_unlock(&s->db_lock);
+        return err_set(ec, ERR_UNAVAILABLE, "the storage is being recovered");
+    }
+    rocksdb_flushoptions_t *flush = rocksdb_flushoptions_create();
+    rocksdb_compactoptions_t *compact = rocksdb_compactoptions_create();
+    rocksdb_flushoptions_set_wait(flush, 1);
+    rocksdb_compactoptions_set_bottommost_level_compaction(compact, FORCE_BOTTOMMOST);
+    rocksdb_compactoptions_set_exclusive_manual_compaction(compact, 0);
+    /* The flush moves writing to a new log; the old one is deleted when its last memtable is in a table file.
+     */
+    rocksdb_flush(s->db, flush, &message);
+    err = store_rocks_err(ec, message, "purge: flush");
+    if (err == ERR_OK)
+        rocksdb_compact_range_opt(s->db, compact, NULL, 0, NULL, 0);
+    rocksdb_compactoptions_destroy(compact);
+    rocksdb_flushoptions_destroy(flush);
+    pthread_rwlock_unlock(&s->db_lock);
+    return err;
+}

@@ -1,0 +1,48 @@
+/* Pins and removal: files that snapshots may still read stay; bytes that were deleted go.
+ *
+ * Every snapshot carries a struct pin from open to close. A file replaced by consolidation is buried with
+ * pins_bury(), after the commit that took it out of the manifest; it is unlinked when the last snapshot
+ * opened before its burial is gone. Snapshots opened later cannot name it.
+ *
+ * Threading: pins_* any thread, one mutex held for a few instructions (unlink happens outside of it). */
+#ifndef KALAMDB_STORE_PURGE_H
+#define KALAMDB_STORE_PURGE_H
+
+#include "store/store.h"
+#include <pthread.h>
+
+struct pin {
+    struct pin *prev, *next;
+    uint64_t since; /* the burial clock when it was entered */
+};
+
+struct grave;
+struct pins {
+    pthread_mutex_t mutex;
+    struct pin ring;      /* oldest first */
+    uint64_t clock;       /* +1 with each burial */
+    struct grave *graves; /* oldest first */
+    struct grave **last;
+    _Atomic int waiting; /* graves: lets pin_leave skip the look */
+    const struct os *os;
+};
+
+void pins_init(struct pins *p, const struct os *os);
+/* No pin may be entered any more: unlinks all graves. */
+void pins_release(struct pins *p);
+/* Before the RocksDB snapshot is taken: a burial in between must find the pin. */
+void pin_enter(struct pins *p, struct pin *pin);
+/* May unlink files. */
+void pin_leave(struct pins *p, struct pin *pin);
+/* Unlinks the file now or when the last pin that may see it leaves. The path is copied; out of memory leaves
+ * the file to the manifest's garbage list, which the next open clears. */
+void pins_bury(struct pins *p, const char *path);
+/* Files still waiting. */
+int pins_waiting(struct pins *p);
+
+/* Drives deleted and overwritten bytes out of RocksDB: flushes memtables (which ends the use of the WALs that
+ * hold them), drops these WALs, and compacts everything to the bottommost level. A snapshot that is open
+ * meanwhile keeps what it can see alive. Blocks for as long as the compaction takes; any thread. */
+enum err purge_hot(struct store *s, struct errctx *ec) CHECKED;
+
+#endif
