@@ -1,0 +1,298 @@
+/* What WebSocket clients say (contract, section 3), and the handshake that begins it. */
+#include "api/json_in.h"
+#include "api/session.h"
+#include "base/json.h"
+
+struct client_message {
+    struct str type, token, id, sub_id;
+    struct subscribe_request subscribe;
+    bool id_given; /* of any type but null */
+};
+
+static void put_id(struct buf *b, struct str id)
+{
+    if (id.ptr == NULL)
+        return;
+    buf_str(b, STR(",\"id\":"));
+    json_str(b, id);
+}
+
+static void send_error(struct session *s, const char *code, const char *message, struct str id)
+{
+    struct buf *b = &s->worker->text;
+    buf_clear(b);
+    buf_printf(b, "{\"type\":\"error\",\"code\":\"%s\",\"message\":", code);
+    json_str(b, str_c(message));
+    put_id(b, id);
+    buf_u8(b, '}');
+    if (!b->failed)
+        session_send(s, buf_view(b));
+}
+
+static const char *text_field(const struct json_item *item, struct str *ret, const char *why)
+{
+    if (item->kind == JSON_IS_NULL)
+        return NULL;
+    if (item->kind != JSON_IS_STRING)
+        return why;
+    *ret = item->s;
+    return NULL;
+}
+
+/* A number, or its decimal text (as BIGINTs outside the safe range travel). */
+static const char *integer_field(const struct json_item *item, int64_t *ret, bool *ret_has, const char *why)
+{
+    if (item->kind == JSON_IS_NULL)
+        return NULL;
+    *ret_has = true;
+    if (item->kind == JSON_IS_INT)
+        *ret = item->i;
+    else if (item->kind != JSON_IS_STRING || !str_to_i64(item->s, ret))
+        return why;
+    return NULL;
+}
+
+static const char *read_field(struct str key, const struct json_item *item, struct client_message *m)
+{
+    struct subscribe_request *r = &m->subscribe;
+    int64_t seq = 0;
+    const char *why;
+    if (str_eq(key, STR("type")))
+        return text_field(item, &m->type, "type must be a string");
+    if (str_eq(key, STR("id")))
+        return text_field(item, &m->id, "id must be a string");
+    if (str_eq(key, STR("token")))
+        return text_field(item, &m->token, "token must be a string");
+    if (str_eq(key, STR("subscriptionId")))
+        return text_field(item, &m->sub_id, "subscriptionId must be a string");
+    if (str_eq(key, STR("userId")))
+        return text_field(item, &r->user_id, "userId must be a string");
+    if (str_eq(key, STR("conversationId")))
+        return text_field(item, &r->conversation_id, "conversationId must be a string");
+    if (str_eq(key, STR("feed")))
+        return text_field(item, &r->feed, "feed must be a string");
+    if (str_eq(key, STR("lastMsgId")))
+        return integer_field(item, &r->last_msg_id, &r->has_last_msg_id, "lastMsgId must be an integer");
+    if (!str_eq(key, STR("lastSeq")))
+        return NULL;
+    why = integer_field(item, &seq, &r->has_last_seq, "lastSeq must be an integer");
+    if (why == NULL && seq < 0)
+        return "lastSeq must not be negative";
+    r->last_seq = (uint64_t)seq;
+    return why;
+}
+
+static const char *read_message(struct str text, struct arena *arena, struct client_message *m)
+{
+    struct json_in in = json_in(text, arena);
+    struct json_item item;
+    struct str key;
+    const char *why = NULL;
+    if (!json_in_object(&in))
+        return "a message is a JSON object";
+    while (json_in_member(&in, &key) && json_in_value(&in, &item)) {
+        const char *bad = read_field(key, &item, m);
+        why = why != NULL ? why : bad;
+    }
+    if (!json_in_end(&in))
+        return in.why;
+    if (why == NULL && m->type.ptr == NULL)
+        return "type is missing";
+    return why;
+}
+
+static void on_auth(struct session *s, const struct client_message *m)
+{
+    struct principal *who = NULL;
+    struct errctx ec = {0};
+    if (m->token.ptr == NULL || identify(s->worker, m->token, &who, &ec) != ERR_OK) {
+        bool expired = strcmp(ec.message, "token expired") == 0;
+        net_stream_close(s->conn, WS_CODE_AUTH, expired ? STR("token expired") : STR("invalid token"), false);
+        return;
+    }
+    /* A later one renews the token; who is speaking stays the same. */
+    if (s->who != NULL && (s->who->role != who->role || s->who->user_id_len != who->user_id_len ||
+                              memcmp(s->who->user_id, who->user_id, who->user_id_len) != 0)) {
+        principal_unref(who);
+        send_error(s, "FORBIDDEN", "the connection belongs to another user or role", m->id);
+        return;
+    }
+    principal_unref(s->who);
+    s->who = who;
+    session_set_timer(s);
+}
+
+static void on_subscribe(struct session *s, struct client_message *m)
+{
+    struct errctx ec = {0};
+    m->subscribe.id = m->id;
+    switch (session_subscribe(s, &m->subscribe, &ec)) {
+    case ERR_OK:
+        break;
+    case ERR_FORBIDDEN:
+        send_error(s, "FORBIDDEN", ec.message, m->id);
+        break;
+    case ERR_INVALID_REQUEST:
+        send_error(s, "INVALID_SUBSCRIPTION", ec.message, m->id);
+        break;
+    default:
+        send_error(s, "INTERNAL", ec.code == ERR_UNAVAILABLE ? ec.message : "internal error", m->id);
+        break;
+    }
+}
+
+static void on_unsubscribe(struct session *s, const struct client_message *m)
+{
+    struct str id = m->id.ptr != NULL ? m->id : m->sub_id;
+    struct buf *b = &s->worker->text;
+    if (id.ptr == NULL) {
+        send_error(s, "INVALID_MESSAGE", "id is missing", id);
+        return;
+    }
+    buf_clear(b);
+    json_str(b, id);
+    struct subscription *sub = b->failed ? NULL : session_find(s, buf_view(b));
+    if (sub == NULL) {
+        send_error(s, "INVALID_SUBSCRIPTION", "no such subscription", id);
+        return;
+    }
+    buf_clear(b);
+    buf_str(b, STR("{\"type\":\"unsubscribe_ack\",\"id\":"));
+    buf_append(b, sub->text, sub->id_len);
+    buf_printf(b, ",\"subscriptionId\":\"%s\"}", sub->sub_id);
+    session_unsubscribe(s, sub);
+    if (!b->failed)
+        session_send(s, buf_view(b));
+}
+
+static void on_ping(struct session *s, const struct client_message *m)
+{
+    struct buf *b = &s->worker->text;
+    buf_clear(b);
+    buf_str(b, STR("{\"type\":\"pong\""));
+    put_id(b, m->id);
+    buf_u8(b, '}');
+    session_send(s, buf_view(b));
+}
+
+static bool is_later_kind(struct str type)
+{
+    static const struct str later[] = {
+        {"stream_begin", 12}, {"append", 6}, {"stream_end", 10}, {"signal", 6}};
+    for (size_t i = 0; i < sizeof later / sizeof *later; i++) {
+        if (str_eq(type, later[i]))
+            return true;
+    }
+    return false;
+}
+
+void session_text(struct session *s, struct str text)
+{
+    struct client_message m = {0};
+    struct arena *arena = &s->worker->scratch;
+    arena_clear(arena);
+    const char *why = read_message(text, arena, &m);
+    if (s->who == NULL && (why != NULL || !str_eq(m.type, STR("auth")))) {
+        net_stream_close(s->conn, WS_CODE_AUTH, STR("the first message must be auth"), false);
+        return;
+    }
+    if (why != NULL)
+        send_error(s, "INVALID_MESSAGE", why, m.id);
+    else if (str_eq(m.type, STR("auth")))
+        on_auth(s, &m);
+    else if (str_eq(m.type, STR("subscribe")))
+        on_subscribe(s, &m);
+    else if (str_eq(m.type, STR("unsubscribe")))
+        on_unsubscribe(s, &m);
+    else if (str_eq(m.type, STR("ping")))
+        on_ping(s, &m);
+    else if (is_later_kind(m.type))
+        send_error(s, "UNSUPPORTED", "streamed replies and signals are not available", m.id);
+    else
+        send_error(s, "INVALID_MESSAGE", "unknown message type", m.id);
+    if (arena->used_bytes > 65536)
+        arena_release(arena);
+}
+
+/* ---- the handshake
+ * ------------------------------------------------------------------------------------------------ */
+
+/* From `Sec-WebSocket-Protocol: kalamdb, bearer.<token>`. */
+static void read_protocols(const struct net_request *req, bool *ret_kalamdb, struct str *ret_token)
+{
+    for (int i = 0; i < req->in.nheaders; i++) {
+        const struct http_header *h = &req->in.headers[i];
+        struct str rest = str_n(req->in.head.ptr + h->value, h->value_len);
+        if (!str_ieq(str_n(req->in.head.ptr + h->name, h->name_len), STR("sec-websocket-protocol")))
+            continue;
+        while (rest.len > 0) {
+            size_t n = str_find(rest, ',');
+            struct str one = str_trim(str_n(rest.ptr, n));
+            rest = n < rest.len ? str_n(rest.ptr + n + 1, rest.len - n - 1) : STR("");
+            if (str_eq(one, STR("kalamdb")))
+                *ret_kalamdb = true;
+            else if (str_starts_with(one, STR("bearer.")))
+                *ret_token = str_n(one.ptr + 7, one.len - 7);
+        }
+    }
+}
+
+static bool handshake_refused(struct call *c)
+{
+    struct str origin = net_header(c->req, STR("origin"));
+    int status;
+    const char *why = net_websocket_refusal(c->req, &status);
+    if (why != NULL) {
+        answer_status(c, status, STR("INVALID_REQUEST"), str_c(why),
+            status == 426 ? STR("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n")
+                          : STR(""));
+        return true;
+    }
+    if (c->worker->server->origins_set && origin.ptr != NULL && !origin_allowed(c->worker->server, origin)) {
+        answer_error(c, ERR_FORBIDDEN, "this origin is not allowed");
+        return true;
+    }
+    if (net_stopping(c->worker->server->net)) {
+        answer_error(c, ERR_UNAVAILABLE, "the server is shutting down");
+        return true;
+    }
+    return false;
+}
+
+/* A browser's script cannot see the status of a refused handshake, so a bad token is told by close code 4401.
+ */
+void serve_ws(struct call *c)
+{
+    struct principal *who = NULL;
+    struct errctx ec = {0};
+    bool kalamdb = false, denied = false;
+    struct str token = bearer_token(c->req), offered = STR_NULL;
+    if (handshake_refused(c))
+        return;
+    read_protocols(c->req, &kalamdb, &offered);
+    if (token.ptr == NULL && !query_param(&c->req->arena, c->query_string, STR("token"), &token)) {
+        answer_error(c, ERR_INVALID_REQUEST, "malformed query string");
+        return;
+    }
+    if (token.ptr == NULL)
+        token = offered;
+    if (token.ptr != NULL)
+        denied = identify(c->worker, token, &who, &ec) != ERR_OK;
+    struct session *s = session_new(c->worker, who, false);
+    if (s == NULL) {
+        principal_unref(who);
+        answer_error(c, ERR_INTERNAL, "internal error");
+        return;
+    }
+    count_answer(c, 101);
+    struct net_conn *conn =
+        net_stream_websocket(c->req, kalamdb ? STR("kalamdb") : STR_NULL, STR(""), &session_ops, s);
+    if (conn == NULL) {
+        session_discard(s);
+        return;
+    }
+    session_start(s, conn);
+    if (denied)
+        net_stream_close(conn, WS_CODE_AUTH,
+            strcmp(ec.message, "token expired") == 0 ? STR("token expired") : STR("invalid token"), false);
+}

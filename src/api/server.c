@@ -1,0 +1,346 @@
+/* The server: configuration to loops, requests to routes, calls to the engine and back. */
+#include "api/server.h"
+#include "base/log.h"
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <uv.h>
+
+/* ---- calls to the engine
+ * ------------------------------------------------------------------------------------------ */
+
+/* The call this thread has at the engine right now. `done` on this thread for it needs no trip through the
+ * queue. */
+static _Thread_local struct call *submitting;
+static _Thread_local bool answered_at_once;
+
+void call_submit_begin(struct call *c)
+{
+    submitting = c;
+    answered_at_once = false;
+}
+
+bool call_submit_end(struct call *c)
+{
+    (void)c;
+    submitting = NULL;
+    return answered_at_once;
+}
+
+void call_done(void *arg, struct kalamdb_result *result, const struct kalamdb_error *error)
+{
+    struct call *c = arg;
+    c->result = result;
+    if (result == NULL && error != NULL && error->code != KALAMDB_OK) {
+        c->failed = true;
+        c->error = malloc(sizeof *error);
+        if (c->error != NULL)
+            *c->error = *error;
+    }
+    if (submitting == c)
+        answered_at_once = true;
+    else
+        net_post(c->worker->loop, &c->task);
+}
+
+/* ---- requests
+ * ------------------------------------------------------------------------------------------------------ */
+
+static struct call *call_new(struct server *s, struct net_request *req)
+{
+    struct worker *w = net_loop_user(req->loop);
+    struct call *c = arena_alloc(&req->arena, sizeof *c);
+    if (c == NULL) { /* nothing to answer with: the connection is cut */
+        req->body.failed = true;
+        net_respond(req, 503, STR_NULL, STR(""));
+        return NULL;
+    }
+    c->req = req;
+    c->worker = w;
+    req->user = c;
+    (void)s;
+    return c;
+}
+
+static void preflight(struct call *c)
+{
+    struct buf h = BUF_INIT(2048);
+    if (c->route != ROUTE_NONE)
+        buf_str(&h, route_allow_header(c->route));
+    if (c->worker->server->origins_set &&
+        net_header(c->req, STR("access-control-request-method")).ptr != NULL)
+        buf_str(&h,
+            STR("Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n"
+                "Access-Control-Allow-Headers: Authorization, Content-Type, X-Durability, Last-Event-ID\r\n"
+                "Access-Control-Max-Age: 600\r\n"));
+    answer(c, 204, STR_NULL, buf_view(&h));
+    buf_release(&h);
+}
+
+/* The token where the route takes one: header, or the query's `token` on streams. */
+static bool authenticate(struct call *c)
+{
+    struct errctx ec = {0};
+    struct str token = bearer_token(c->req);
+    if (token.ptr == NULL && c->route == ROUTE_EVENTS &&
+        !query_param(&c->req->arena, c->query_string, STR("token"), &token)) {
+        answer_error(c, ERR_INVALID_REQUEST, "malformed query string");
+        return false;
+    }
+    if (token.ptr == NULL) {
+        answer_error(c, ERR_UNAUTHENTICATED, "a bearer token is required");
+        return false;
+    }
+    if (identify(c->worker, token, &c->who, &ec) != ERR_OK) {
+        answer_errctx(c, &ec);
+        return false;
+    }
+    return true;
+}
+
+/* Probes are open unless a metrics_token asks for one. */
+static bool probe_allowed(struct call *c)
+{
+    const struct server *s = c->worker->server;
+    uint8_t got[32];
+    if (!s->has_metrics_token)
+        return true;
+    struct str token = bearer_token(c->req);
+    if (token.ptr != NULL) {
+        sha256(token, got);
+        if (memcmp(got, s->metrics_token_sha256, 32) == 0) /* of digests: their timing says nothing */
+            return true;
+    }
+    answer_error(c, ERR_UNAUTHENTICATED, token.ptr == NULL ? "a bearer token is required" : "invalid token");
+    return false;
+}
+
+static void route_call(struct call *c)
+{
+    switch (c->route) {
+    case ROUTE_QUERY:
+        if (authenticate(c))
+            serve_query(c);
+        break;
+    case ROUTE_EVENTS:
+        if (authenticate(c))
+            serve_events(c);
+        break;
+    case ROUTE_CONSOLIDATE:
+        if (authenticate(c))
+            serve_consolidate(c);
+        break;
+    case ROUTE_WS:
+        serve_ws(c);
+        break;
+    case ROUTE_HEALTH:
+        if (probe_allowed(c))
+            serve_health(c);
+        break;
+    case ROUTE_HEALTHZ:
+        if (probe_allowed(c))
+            serve_healthz(c);
+        break;
+    case ROUTE_READYZ:
+        if (probe_allowed(c))
+            serve_readyz(c);
+        break;
+    case ROUTE_METRICS:
+        if (probe_allowed(c))
+            serve_metrics(c);
+        break;
+    case ROUTE_NONE:
+    case ROUTE_COUNT:
+        answer_error(c, ERR_NOT_FOUND, "no such path");
+        break;
+    }
+}
+
+static void on_request(void *arg, struct net_request *req)
+{
+    struct call *c = call_new(arg, req);
+    if (c == NULL)
+        return;
+    if (!target_split(&req->arena, http_message_target(&req->in), &c->path, &c->query_string)) {
+        answer_error(c, ERR_INVALID_REQUEST, "malformed request target");
+        return;
+    }
+    c->route = route_of(c->path);
+    if (req->in.method == HTTP_M_OPTIONS)
+        preflight(c);
+    else if (c->route != ROUTE_NONE && !route_allows(c->route, (enum http_method)req->in.method))
+        answer_status(
+            c, 405, STR("METHOD_NOT_ALLOWED"), STR("method not allowed"), route_allow_header(c->route));
+    else
+        route_call(c);
+}
+
+static void on_failed(void *arg, struct net_request *req, enum http_failure failure, const char *why)
+{
+    struct call *c = call_new(arg, req);
+    if (c == NULL)
+        return;
+    struct str code = STR("INVALID_REQUEST"), headers = STR("");
+    if (failure == HTTP_TIMED_OUT)
+        code = STR("TIMEOUT");
+    else if (failure == HTTP_BODY_TOO_LARGE || failure == HTTP_HEAD_TOO_LARGE || failure == HTTP_URI_TOO_LONG)
+        code = STR("TOO_LARGE");
+    else if (failure == HTTP_OVERLOADED) {
+        code = STR("UNAVAILABLE");
+        headers = STR("Retry-After: 1\r\n");
+    }
+    answer_status(c, (int)failure, code, str_c(why), headers);
+}
+
+static void on_aborted(void *arg, struct net_request *req)
+{
+    (void)arg;
+    struct call *c = req->user;
+    if (c == NULL)
+        return;
+    c->abandoned = true;
+    if (c->query != NULL)
+        kalamdb_query_cancel(c->query);
+}
+
+/* ---- workers
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void *on_loop_start(void *arg, struct net_loop *loop)
+{
+    struct worker *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return NULL;
+    w->server = arg;
+    w->loop = loop;
+    w->tokens = token_cache_new();
+    if (w->tokens == NULL) {
+        free(w);
+        return NULL;
+    }
+    arena_init(&w->scratch, (size_t)256 << 20);
+    os_posix()->random(os_posix()->ctx, &w->ids_base, sizeof w->ids_base);
+    return w;
+}
+
+static void on_loop_stop(void *arg, struct net_loop *loop, void *user)
+{
+    (void)arg;
+    (void)loop;
+    struct worker *w = user;
+    token_cache_free(w->tokens);
+    arena_release(&w->scratch);
+    buf_release(&w->text);
+    free(w);
+}
+
+/* ---- open, run, close
+ * --------------------------------------------------------------------------------------------- */
+
+static enum err parse_origins(struct server *s, const char *list, struct errctx *ec)
+{
+    if (list == NULL || list[0] == '\0')
+        return ERR_OK;
+    s->origins_set = true;
+    s->origins_text = strdup(list);
+    size_t max = 1;
+    for (const char *p = list; *p != '\0'; p++)
+        max += *p == ',';
+    s->origins = calloc(max, sizeof *s->origins);
+    if (s->origins_text == NULL || s->origins == NULL)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    for (struct str rest = str_c(s->origins_text); rest.len > 0;) {
+        size_t n = str_find(rest, ',');
+        struct str one = str_trim(str_n(rest.ptr, n));
+        rest = n < rest.len ? str_n(rest.ptr + n + 1, rest.len - n - 1) : STR("");
+        while (one.len > 0 && one.ptr[one.len - 1] == '/')
+            one.len--;
+        if (str_eq(one, STR("*")))
+            s->any_origin = true;
+        else if (one.len > 0)
+            s->origins[s->norigins++] = one;
+    }
+    return ERR_OK;
+}
+
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit); /* the soft limit is enough for a smaller server */
+    }
+}
+
+static const struct net_handler *handler_of(struct server *s)
+{
+    static const struct net_handler functions = {.request = on_request,
+        .failed = on_failed,
+        .aborted = on_aborted,
+        .loop_start = on_loop_start,
+        .loop_stop = on_loop_stop};
+    s->handler = functions;
+    s->handler.arg = s;
+    return &s->handler;
+}
+
+enum err server_open(const struct config *cfg, struct kalamdb *db, const struct auth *auth,
+    struct server **ret, struct errctx *ec)
+{
+    struct server *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    s->cfg = cfg;
+    s->db = db;
+    s->auth = auth;
+    s->started_us = uv_hrtime() / 1000;
+    s->started_s = os_realtime_us(os_posix()) / 1000000;
+    if (cfg->metrics_token != NULL && cfg->metrics_token[0] != '\0') {
+        s->has_metrics_token = true;
+        sha256(str_c(cfg->metrics_token), s->metrics_token_sha256);
+    }
+    signal(SIGPIPE, SIG_IGN);
+    raise_file_limit();
+    struct net_options o = {.listen = str_c(cfg->listen),
+        .loops = (int)cfg->loops,
+        .max_body_bytes = (size_t)cfg->max_body_bytes,
+        .max_connections = (size_t)cfg->max_connections,
+        .max_frame_bytes = (size_t)cfg->max_frame_bytes,
+        .max_socket_buffer_bytes = (size_t)cfg->max_socket_buffer_bytes,
+        .header_timeout_ms = (int)cfg->header_timeout_ms,
+        .idle_timeout_ms = (int)cfg->idle_timeout_ms,
+        .shutdown_timeout_ms = (int)cfg->shutdown_timeout_ms};
+    enum err e = parse_origins(s, cfg->allowed_origins, ec);
+    if (e == ERR_OK)
+        e = net_open(&o, handler_of(s), &s->net, ec);
+    if (e != ERR_OK) {
+        server_close(s);
+        return e;
+    }
+    *ret = s;
+    return ERR_OK;
+}
+
+int server_port(const struct server *s)
+{
+    return net_port(s->net);
+}
+
+enum err server_run(struct server *s, struct errctx *ec)
+{
+    return net_run(s->net, true, ec);
+}
+
+void server_stop(struct server *s)
+{
+    net_stop(s->net);
+}
+
+void server_close(struct server *s)
+{
+    if (s->net != NULL && !net_close(s->net)) /* work never reported back and may still: leave what it uses */
+        return;
+    free(s->origins);
+    free(s->origins_text);
+    free(s);
+}

@@ -1,0 +1,169 @@
+/* Inside of api: what its files share. One `struct worker` per event loop; everything about it, its calls,
+ * sessions and principals happens on that loop's thread. Counters are read by others. */
+#ifndef KALAMDB_API_SERVER_H
+#define KALAMDB_API_SERVER_H
+
+#include "api/api.h"
+#include "base/hist.h"
+#include "kalamdb_admin.h"
+#include "net/net.h"
+
+/* ---- routes (router.c)
+ * ------------------------------------------------------------------------------------------ */
+
+/* X(symbol, methods, label for metrics) */
+#define ROUTE_LIST(X)                                                                                        \
+    X(ROUTE_NONE, 0, "other")                                                                                \
+    X(ROUTE_QUERY, ALLOW_POST, "/api/v1/query")                                                              \
+    X(ROUTE_EVENTS, ALLOW_GET, "/api/v1/events")                                                             \
+    X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
+    X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
+    X(ROUTE_HEALTH, ALLOW_GET, "/api/v1/health")                                                             \
+    X(ROUTE_HEALTHZ, ALLOW_GET, "/healthz")                                                                  \
+    X(ROUTE_READYZ, ALLOW_GET, "/readyz")                                                                    \
+    X(ROUTE_METRICS, ALLOW_GET, "/metrics")
+
+enum { ALLOW_GET = 1, ALLOW_POST = 2 };
+enum route {
+#define X(sym, methods, label) sym,
+    ROUTE_LIST(X)
+#undef X
+        ROUTE_COUNT
+};
+/* The path of a request target (origin or absolute form), percent-decoded into the arena; *ret_query is the
+ * raw query string. False: malformed. */
+bool target_split(struct arena *a, struct str target, struct str *ret_path, struct str *ret_query);
+enum route route_of(struct str path);
+const char *route_label(enum route r);
+bool route_allows(enum route r, enum http_method method);
+struct str route_allow_header(enum route r); /* "Allow: …\r\n" */
+bool percent_decode(struct arena *a, struct str raw, bool plus_is_space, struct str *ret);
+/* Value of the first parameter `name`, decoded; ptr NULL when absent, false when malformed or not UTF-8. */
+bool query_param(struct arena *a, struct str query, struct str name, struct str *ret);
+
+/* ---- who calls (identity.c)
+ * ------------------------------------------------------------------------------------- */
+
+/* A verified token's bearer, shared by the cache and the sessions of one loop. */
+struct principal {
+    uint32_t refs;
+    enum role role;
+    int64_t expires_s;
+    size_t user_id_len;
+    char user_id[];
+};
+struct token_cache;
+struct token_cache *token_cache_new(void);
+void token_cache_free(struct token_cache *cache);
+static inline struct kalamdb_str principal_id(const struct principal *p)
+{
+    return (struct kalamdb_str){p->user_id, p->user_id_len};
+}
+struct principal *principal_ref(struct principal *p);
+void principal_unref(struct principal *p); /* NULL allowed */
+
+/* ---- the server
+ * --------------------------------------------------------------------------------------------------- */
+
+#define STATUS_COUNT 22
+struct route_counters {
+    _Atomic uint64_t by_status[STATUS_COUNT];
+    struct hist latency;
+};
+
+struct worker {
+    struct server *server;
+    struct net_loop *loop;
+    struct token_cache *tokens;
+    struct arena scratch;        /* one WebSocket message */
+    struct buf text;             /* a message being written */
+    uint64_t ids_base, ids_next; /* subscription ids */
+    struct route_counters routes[ROUTE_COUNT];
+    _Atomic uint64_t subscriptions, messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
+};
+
+struct server {
+    const struct config *cfg;
+    struct kalamdb *db;
+    const struct auth *auth;
+    struct net *net;
+    struct net_handler handler;
+    struct str *origins; /* allowed; into origins_text */
+    int norigins;
+    bool any_origin, origins_set;
+    char *origins_text;
+    int64_t started_s;
+    uint64_t started_us;
+    bool has_metrics_token;
+    uint8_t metrics_token_sha256[32];
+};
+
+/* One request under way; in its arena, as req->user. */
+struct call {
+    struct net_task task; /* posted by the engine's threads */
+    struct net_request *req;
+    struct worker *worker;
+    enum route route;
+    struct str path, query_string;
+    struct principal *who;       /* NULL: not asked */
+    struct kalamdb_query *query; /* under way */
+    struct kalamdb_result *result;
+    struct kalamdb_error *error; /* heap */
+    bool failed, abandoned;      /* abandoned: the client left */
+};
+
+static inline void counter_add(_Atomic uint64_t *c, int64_t by)
+{
+    atomic_store_explicit(
+        c, atomic_load_explicit(c, memory_order_relaxed) + (uint64_t)by, memory_order_relaxed);
+}
+
+/* UNAUTHENTICATED with "token expired" or "invalid token". On success a reference for the caller. */
+enum err identify(struct worker *w, struct str token, struct principal **ret, struct errctx *ec) CHECKED;
+/* The bearer token of the Authorization header; ptr NULL: none. */
+struct str bearer_token(const struct net_request *req);
+bool principal_expired(const struct server *s, const struct principal *p, int64_t now_s);
+
+/* ---- answers (answer.c): each ends the call
+ * ---------------------------------------------------------------------- */
+
+void answer(struct call *c, int status, struct str content_type, struct str headers);
+void answer_json(struct call *c, int status); /* req->body is the JSON */
+void answer_error(struct call *c, enum err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void answer_errctx(struct call *c, const struct errctx *ec);
+void answer_engine_error(struct call *c, const struct kalamdb_error *e);
+/* Any status of HTTP with an error body; `headers` beyond the usual. */
+void answer_status(struct call *c, int status, struct str code, struct str message, struct str headers);
+/* CORS lines for this request into h. */
+void cors_headers(const struct call *c, struct buf *h);
+bool origin_allowed(const struct server *s, struct str origin);
+int status_of_index(int i);
+void count_answer(struct call *c, int status);
+/* Lets go of what a call holds when it turns into a stream. */
+void call_release(struct call *c);
+
+/* ---- routes' code
+ * ------------------------------------------------------------------------------------------------- */
+
+void serve_query(struct call *c);
+void serve_consolidate(struct call *c);
+void serve_health(struct call *c);
+void serve_healthz(struct call *c);
+void serve_readyz(struct call *c);
+void serve_metrics(struct call *c);
+void serve_ws(struct call *c);
+void serve_events(struct call *c);
+/* kalamdb_done for calls: hands the outcome to the loop; `c->task.run` continues there. */
+void call_done(void *arg, struct kalamdb_result *result, const struct kalamdb_error *error);
+/* Marks, for call_done, that the engine was called from this thread for c and may answer before it returns.
+ */
+void call_submit_begin(struct call *c);
+/* Did it? Then run the continuation now. */
+bool call_submit_end(struct call *c);
+
+static inline struct kalamdb_str kstr(struct str s)
+{
+    return (struct kalamdb_str){s.ptr, s.len};
+}
+
+#endif

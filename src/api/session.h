@@ -1,0 +1,73 @@
+/* A live client: one WebSocket or one event stream, its subscriptions, and what flows to it. One loop's
+ * thread, but for subscription wake-ups.
+ *
+ * A subscription with something to deliver stands in the session's ready queue. `session_pump` serves the
+ * queue in turns of TURN_EVENTS, until it is empty, or the connection's queue has reached
+ * max_socket_buffer_bytes (then `drained` goes on), or its share of this loop iteration is used (then a task
+ * of its own goes on). */
+#ifndef KALAMDB_API_SESSION_H
+#define KALAMDB_API_SESSION_H
+
+#include "api/server.h"
+
+enum { WS_CODE_AUTH = 4401, WS_CODE_SLOW = 4408 };
+
+struct session;
+
+struct subscription {
+    struct net_task task;
+    _Atomic bool posted;     /* task is in the loop's queue */
+    struct session *session; /* NULL: gone; freed when the task has run */
+    struct net_loop *loop;
+    struct kalamdb_subscription *engine;
+    struct subscription *next, *ready_next;
+    bool ready, live_only; /* live_only: no replay was asked for */
+    uint16_t id_len;       /* of text: the id as JSON */
+    char sub_id[17];       /* hex */
+    char text[];           /* id as JSON, then conversation id as JSON (or null) */
+};
+
+struct session {
+    struct net_task task;
+    struct net_conn *conn; /* NULL: closed; freed when nothing is posted */
+    struct worker *worker;
+    struct principal *who; /* NULL: not yet authenticated */
+    struct subscription *subs, *ready_first, *ready_last;
+    uint64_t next_ping_ms, auth_due_ms, timer_ms;
+    uint32_t nsubs;
+    bool events; /* Server-Sent Events; else WebSocket */
+    bool task_posted, pumping;
+};
+
+struct subscribe_request {
+    struct str id;              /* ptr NULL: none given */
+    struct str user_id;         /* ptr NULL: the caller's */
+    struct str conversation_id; /* ptr NULL: all */
+    struct str feed;
+    bool has_last_seq, has_last_msg_id;
+    uint64_t last_seq;
+    int64_t last_msg_id;
+};
+
+/* `who` is taken. NULL: out of memory. */
+struct session *session_new(struct worker *w, struct principal *who, bool events);
+/* The connection is there: timers run from now on. */
+void session_start(struct session *s, struct net_conn *conn);
+/* For a session that never got a connection. */
+void session_discard(struct session *s);
+extern const struct net_stream_ops session_ops;
+
+/* Checks and registers; the ack comes by the pump. The error's code is the engine's. */
+enum err session_subscribe(struct session *s, const struct subscribe_request *r, struct errctx *ec) CHECKED;
+/* By the JSON text of the id. */
+struct subscription *session_find(struct session *s, struct str id_json);
+void session_unsubscribe(struct session *s, struct subscription *sub);
+void session_pump(struct session *s);
+/* A whole message that is no event (pong, error …). */
+void session_send(struct session *s, struct str json);
+void session_set_timer(struct session *s);
+
+/* messages.c: a text message from a WebSocket client. */
+void session_text(struct session *s, struct str text);
+
+#endif

@@ -1,0 +1,345 @@
+/* A connection from accept to close: reading through the loop's one buffer, writing what is queued, ending.
+ */
+#include "net/conn.h"
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#define VECTORS 32
+
+static struct net_loop *loop_of(const struct net_conn *c)
+{
+    return c->tcp.loop->data;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    struct net_conn *c = h->data;
+    struct net_loop *loop = loop_of(c);
+    if (c->websocket)
+        ws_decoder_release(&c->stream.decoder);
+    out_release(&c->out);
+    if (c->prev != NULL)
+        c->prev->next = c->next;
+    else
+        loop->conns = c->next;
+    if (c->next != NULL)
+        c->next->prev = c->prev;
+    free(c);
+    count_add(&loop->nconns, -1);
+    atomic_fetch_sub_explicit(&loop->net->connections, 1, memory_order_relaxed);
+}
+
+void conn_close(struct net_conn *c)
+{
+    enum conn_state was = c->state;
+    if (was == CONN_CLOSED)
+        return;
+    c->state = CONN_CLOSED;
+    wheel_unset(&loop_of(c)->wheel, &c->timer);
+    if (was == CONN_HTTP)
+        http_conn_release(c);
+    else if (was == CONN_WEBSOCKET || was == CONN_CHUNKED)
+        stream_release(c);
+    uv_close((uv_handle_t *)&c->tcp, on_closed);
+}
+
+void conn_arm(struct net_conn *c, uint64_t due_ms)
+{
+    struct net_loop *loop = loop_of(c);
+    if (c->state == CONN_CLOSED)
+        return;
+    wheel_set(&loop->wheel, &c->timer, due_ms);
+    if (!loop->timer_on)
+        uv_timer_again(&loop->timer);
+    loop->timer_on = true;
+}
+
+/* Our direction is done: shut it, and wait for the peer's end so that no reset overtakes what we sent. */
+static void linger(struct net_conn *c)
+{
+    uv_os_fd_t fd;
+    if (c->eof || uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || shutdown(fd, SHUT_WR) != 0) {
+        conn_close(c);
+        return;
+    }
+    c->state = CONN_LINGER;
+    c->ending_ms = c->last_input_ms = uv_now(c->tcp.loop);
+    conn_set_reading(c, true);
+    conn_arm(c, c->ending_ms + LINGER_MS);
+}
+
+static void ending_advance(struct net_conn *c)
+{
+    if (c->out.bytes > 0 || c->write != NULL)
+        return;
+    if (!c->websocket || c->close_frame_seen)
+        linger(c);
+    else if (!c->slow_close)
+        conn_arm(c, uv_now(c->tcp.loop) + WS_CLOSE_WAIT_MS);
+    /* A slow reader keeps the deadline it was given: our close frame may stand far back in its buffers. */
+}
+
+void conn_end(struct net_conn *c)
+{
+    if (c->state == CONN_CLOSED || c->state == CONN_LINGER)
+        return;
+    if (c->state != CONN_ENDING) {
+        if (c->state == CONN_HTTP)
+            http_conn_release(c);
+        c->state = CONN_ENDING;
+        c->ending_ms = uv_now(c->tcp.loop);
+        conn_set_reading(c, true);
+        conn_arm(c, c->ending_ms + (c->slow_close ? SLOW_CLOSE_WAIT_MS : ENDING_STALL_MS));
+    }
+    conn_dirty(c);
+}
+
+static void on_written(uv_write_t *req, int status);
+
+/* The kernel takes no more now. Only the first message is handed to libuv, so that all others can still be
+ * dropped. */
+static void start_write(struct net_conn *c)
+{
+    struct iovec v[VECTORS];
+    int n = out_vectors(&c->out, v, VECTORS, true);
+    uv_write_t *req = malloc(sizeof *req);
+    if (req == NULL) {
+        conn_close(c);
+        return;
+    }
+    req->data = c;
+    c->out.locked = true;
+    c->write = req;
+    c->last_progress_ms = uv_now(c->tcp.loop);
+    if (uv_write(req, (uv_stream_t *)&c->tcp, (uv_buf_t *)v, (unsigned)n, on_written) != 0) {
+        free(req);
+        c->write = NULL;
+        conn_close(c);
+        return;
+    }
+    c->kernel_left = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+}
+
+static void written(struct net_conn *c, size_t n)
+{
+    out_advance(&c->out, n);
+    c->last_progress_ms = uv_now(c->tcp.loop);
+    count_add(&loop_of(c)->bytes_out, (int64_t)n);
+}
+
+static void after_flush(struct net_conn *c)
+{
+    size_t cap = loop_of(c)->net->options.max_socket_buffer_bytes;
+    if (c->state == CONN_ENDING) {
+        ending_advance(c);
+    } else if (c->state == CONN_HTTP) {
+        http_conn_resume(c);
+    } else if ((c->state == CONN_WEBSOCKET || c->state == CONN_CHUNKED) && c->out.bytes <= cap / 2) {
+        if (!c->reading)
+            conn_set_reading(c, true);
+        if (c->was_full) {
+            c->was_full = false;
+            c->stream.ops->drained(c->stream.arg);
+        }
+    }
+}
+
+static void flush(struct net_conn *c)
+{
+    while (c->write == NULL && c->out.head != NULL && c->state != CONN_CLOSED && !c->out.failed) {
+        struct iovec v[VECTORS];
+        int n = out_vectors(&c->out, v, VECTORS, false);
+        size_t total = 0;
+        for (int i = 0; i < n; i++)
+            total += v[i].iov_len;
+        int rc = n > 0 ? uv_try_write((uv_stream_t *)&c->tcp, (uv_buf_t *)v, (unsigned)n) : 0;
+        if (rc < 0 && rc != UV_EAGAIN) {
+            conn_close(c);
+            return;
+        }
+        if (rc >= 0)
+            written(c, (size_t)rc);
+        if (rc < 0 || (size_t)rc < total)
+            start_write(c);
+    }
+    if (c->out.failed)
+        conn_close(c);
+    if (c->state != CONN_CLOSED)
+        after_flush(c);
+}
+
+static void on_written(uv_write_t *req, int status)
+{
+    struct net_conn *c = req->data;
+    free(req);
+    c->write = NULL;
+    c->out.locked = false;
+    if (c->state == CONN_CLOSED)
+        return;
+    if (status != 0) {
+        conn_close(c);
+        return;
+    }
+    struct iovec v[VECTORS];
+    int n = out_vectors(&c->out, v, VECTORS, true);
+    size_t total = 0;
+    for (int i = 0; i < n; i++)
+        total += v[i].iov_len;
+    written(c, total);
+    conn_dirty(c);
+    conn_flush_dirty(loop_of(c));
+}
+
+void conn_dirty(struct net_conn *c)
+{
+    struct net_loop *loop = loop_of(c);
+    if (c->dirty)
+        return;
+    c->dirty = true;
+    c->dirty_next = loop->dirty;
+    loop->dirty = c;
+}
+
+void conn_flush_dirty(struct net_loop *loop)
+{
+    struct net_conn *c;
+    while ((c = loop->dirty) != NULL) {
+        loop->dirty = c->dirty_next;
+        c->dirty = false;
+        if (c->state != CONN_CLOSED)
+            flush(c);
+    }
+}
+
+static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
+{
+    (void)suggested;
+    struct net_loop *loop = h->loop->data;
+    *buf = uv_buf_init(loop->read_buffer, READ_BUFFER_BYTES);
+}
+
+static void on_end_of_input(struct net_conn *c, bool orderly)
+{
+    c->eof = true;
+    /* Answers that only wait for the socket are still sent; work for a client that left is stopped. */
+    if (orderly && c->state == CONN_HTTP && c->http.first == NULL && c->out.bytes > 0)
+        conn_end(c);
+    else if (!orderly || c->state != CONN_ENDING || (c->out.bytes == 0 && c->write == NULL))
+        conn_close(c);
+}
+
+static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
+{
+    struct net_conn *c = s->data;
+    struct net_loop *loop = loop_of(c);
+    if (n == 0 || c->state == CONN_CLOSED)
+        return;
+    if (n < 0) {
+        on_end_of_input(c, n == UV_EOF);
+    } else {
+        c->last_input_ms = uv_now(&loop->uv);
+        count_add(&loop->bytes_in, n);
+        if (c->state == CONN_HTTP)
+            http_conn_input(c, buf->base, (size_t)n);
+        else if (c->websocket && c->state != CONN_LINGER)
+            stream_input(c, buf->base, (size_t)n);
+    }
+    conn_flush_dirty(loop);
+}
+
+void conn_set_reading(struct net_conn *c, bool on)
+{
+    if (c->reading == on || c->state == CONN_CLOSED || c->eof)
+        return;
+    c->reading = on;
+    if (!on)
+        uv_read_stop((uv_stream_t *)&c->tcp);
+    else if (uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read) != 0)
+        conn_close(c);
+}
+
+uint64_t net_stream_stalled_since(struct net_conn *c)
+{
+    if (c->write == NULL)
+        return 0;
+    size_t left = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+    if (left != c->kernel_left) {
+        c->kernel_left = left;
+        c->last_progress_ms = uv_now(c->tcp.loop);
+    }
+    return c->last_progress_ms;
+}
+
+static void ending_expired(struct net_conn *c, uint64_t now_ms)
+{
+    uint64_t stalled = net_stream_stalled_since(c);
+    if (!c->slow_close && stalled != 0 && now_ms < stalled + ENDING_STALL_MS)
+        conn_arm(c, stalled + ENDING_STALL_MS);
+    else if (c->write == NULL && c->out.bytes == 0 && c->websocket)
+        linger(c); /* no close frame came back */
+    else
+        conn_close(c);
+}
+
+void conn_timer_fired(struct net_conn *c, uint64_t now_ms)
+{
+    switch ((enum conn_state)c->state) {
+    case CONN_HTTP:
+        http_conn_expired(c);
+        break;
+    case CONN_WEBSOCKET:
+    case CONN_CHUNKED:
+        c->stream.ops->timer(c->stream.arg, now_ms);
+        break;
+    case CONN_ENDING:
+        ending_expired(c, now_ms);
+        break;
+    case CONN_LINGER:
+        if (now_ms < c->last_input_ms + LINGER_MS && now_ms < c->ending_ms + LINGER_TOTAL_MS)
+            conn_arm(c, c->last_input_ms + LINGER_MS);
+        else
+            conn_close(c);
+        break;
+    case CONN_CLOSED:
+        break;
+    }
+}
+
+void conn_accept(struct net_loop *loop)
+{
+    struct net_conn *c = calloc(1, sizeof *c);
+    if (c == NULL || uv_tcp_init(&loop->uv, &c->tcp) != 0) {
+        free(c);
+        loop->accept_due = true; /* libuv asks no more until this one is accepted: the timer tries again */
+        if (!loop->timer_on)
+            uv_timer_again(&loop->timer);
+        loop->timer_on = true;
+        return;
+    }
+    c->tcp.data = c;
+    c->next = loop->conns;
+    if (c->next != NULL)
+        c->next->prev = c;
+    loop->conns = c;
+    count_add(&loop->nconns, 1);
+    size_t before = atomic_fetch_add_explicit(&loop->net->connections, 1, memory_order_relaxed);
+    size_t max = loop->net->options.max_connections;
+    if (uv_accept((uv_stream_t *)&loop->listener, (uv_stream_t *)&c->tcp) != 0 ||
+        before >= max + REFUSALS_MAX) {
+        count_add(&loop->refused, 1);
+        conn_close(c);
+        return;
+    }
+    (void)uv_tcp_nodelay(&c->tcp, 1);
+    count_add(&loop->accepted, 1);
+    c->last_input_ms = c->last_progress_ms = uv_now(&loop->uv);
+    conn_set_reading(c, true);
+    conn_arm(c, c->last_input_ms + (uint64_t)loop->net->options.idle_timeout_ms);
+    if (before >= max) {
+        count_add(&loop->refused, 1);
+        http_conn_refuse(c, HTTP_OVERLOADED, "too many connections");
+        conn_flush_dirty(loop);
+    }
+}

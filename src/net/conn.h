@@ -1,0 +1,143 @@
+/* Inside of net: connections and loops, shared by its files. See net.h for the rules.
+ *
+ *   HTTP ──101──▶ WEBSOCKET ─┐
+ *    │ └──200 chunked──▶ CHUNKED
+ *    │                  │    │
+ *    └──────┬───────────┴────┘
+ *           ▼ last answer or close frame queued
+ *        ENDING   out queue drains; a websocket waits for the peer's close frame
+ *           ▼
+ *        LINGER   our direction is shut; input is read and dropped, so that no reset destroys what we sent
+ *           ▼ end of input, or deadline
+ *        CLOSED   uv_close under way; memory goes with its callback
+ */
+#ifndef KALAMDB_NET_CONN_H
+#define KALAMDB_NET_CONN_H
+
+#include "net/net.h"
+#include "net/out.h"
+#include "net/wheel.h"
+#include <stdatomic.h>
+#include <uv.h>
+
+#define READ_BUFFER_BYTES 65536
+#define PIPELINE_MAX 32
+#define LINGER_MS 2000
+#define WS_CLOSE_WAIT_MS 2000
+#define SLOW_CLOSE_WAIT_MS 60000 /* how long a slow reader may take to find its close frame */
+#define LINGER_TOTAL_MS 30000
+#define ENDING_STALL_MS 10000
+#define BODY_BYTES_PER_S_MIN 16384
+#define PIPELINE_BYTES_MAX (1u << 20)
+#define BODY_BYTES_TOTAL_MAX ((size_t)512 << 20) /* over all loops; beyond it bodies are refused with 503 */
+#define REFUSALS_MAX 256 /* connections over max_connections that still get an answer */
+
+enum conn_state { CONN_HTTP, CONN_WEBSOCKET, CONN_CHUNKED, CONN_ENDING, CONN_LINGER, CONN_CLOSED };
+
+struct net_conn {
+    uv_tcp_t tcp; /* tcp.data: this */
+    struct wheel_entry timer;
+    struct net_conn *prev, *next; /* of the loop */
+    struct net_conn *dirty_next;
+    struct out out;
+    uv_write_t *write; /* under way */
+    uint64_t last_input_ms, last_progress_ms, ending_ms;
+    size_t kernel_left; /* of `write`, when last looked at */
+    uint8_t state;      /* enum conn_state */
+    bool dirty, reading, was_full, stop_parsing, websocket, close_frame_seen, close_frame_sent, http10,
+        slow_close, eof;
+    union {
+        struct {
+            struct http_parser *parser; /* NULL between requests */
+            struct net_request *current, *first, *last;
+            char *carry; /* bytes read, not yet parsed */
+            size_t carry_len;
+            uint64_t began_ms; /* first byte of `current` */
+            size_t pipelined_bytes;
+            uint32_t depth;
+        } http;
+        struct {
+            struct ws_decoder decoder;
+            const struct net_stream_ops *ops;
+            void *arg;
+        } stream;
+    };
+};
+
+struct net_loop {
+    uv_loop_t uv;
+    uv_async_t async;
+    uv_timer_t timer;
+    uv_tcp_t listener;
+    uv_signal_t sigterm, sigint;
+    _Atomic(struct net_task *) queue;
+    struct wheel wheel;
+    struct net_conn *conns, *dirty;
+    struct net_request *pool;
+    struct http_parser *parsers[64];
+    int nparsers;
+    size_t pooled;
+    size_t inflight;   /* requests at the handler */
+    size_t body_bytes; /* of requests not yet answered */
+    char *read_buffer;
+    char date[30];
+    int64_t date_s;
+    bool timer_on, listening, stopping, accept_due, initialised;
+    uint64_t stop_deadline_ms;
+    struct net *net;
+    void *user;
+    uv_thread_t thread;
+    /* read by other threads */
+    _Atomic uint64_t nconns, nws, nchunked, accepted, refused, bytes_in, bytes_out, ninflight;
+};
+
+struct net {
+    struct net_options options;
+    char listen[300];
+    const struct net_handler *handler;
+    struct net_loop *loops;
+    int nloops;
+    int port;
+    _Atomic int stops;
+    _Atomic uint64_t connections;
+    int *sockets;
+    _Atomic bool abandoned;
+};
+
+/* counters are written by their loop only */
+static inline void count_add(_Atomic uint64_t *c, int64_t by)
+{
+    atomic_store_explicit(
+        c, atomic_load_explicit(c, memory_order_relaxed) + (uint64_t)by, memory_order_relaxed);
+}
+
+/* listen.c: bound, listening sockets, one per loop. */
+enum err listen_sockets(const char *address, int n, int *ret_fds, int *ret_port, struct errctx *ec) CHECKED;
+
+/* conn.c */
+void conn_accept(struct net_loop *loop);
+void conn_dirty(struct net_conn *c); /* write what is queued when control returns to the loop */
+void conn_flush_dirty(struct net_loop *loop);
+void conn_close(struct net_conn *c); /* now */
+void conn_end(struct net_conn *c);   /* when the queue is empty */
+void conn_set_reading(struct net_conn *c, bool on);
+void conn_timer_fired(struct net_conn *c, uint64_t now_ms);
+void conn_arm(struct net_conn *c, uint64_t due_ms);
+
+/* serve.c: the HTTP state */
+void http_conn_input(struct net_conn *c, const char *data, size_t n);
+void http_conn_resume(struct net_conn *c); /* after a flush: parse what had to wait */
+void http_conn_refuse(struct net_conn *c, enum http_failure failure, const char *why);
+void http_conn_release(struct net_conn *c); /* aborts its requests */
+uint64_t http_conn_deadline(const struct net_conn *c);
+void http_conn_expired(struct net_conn *c);
+void http_conn_shutdown(struct net_conn *c);
+void request_free(struct net_request *req);
+void request_head(struct net_request *req, struct buf *head, int status, struct str content_type,
+    struct str headers, int64_t content_length);
+
+/* stream.c: the stream states */
+void stream_input(struct net_conn *c, char *data, size_t n);
+void stream_release(struct net_conn *c); /* tells `closed` */
+
+#endif

@@ -1,0 +1,85 @@
+/* HTTP/1.x requests out of bytes, sans-I/O, on llhttp in strict mode. What llhttp lets pass and a careful
+ * server should not (RFC 9112: no Host, two Hosts, codings other than chunked, Transfer-Encoding in HTTP/1.0,
+ * folded lines) is refused here. One thread at a time. */
+#ifndef KALAMDB_NET_HTTP_H
+#define KALAMDB_NET_HTTP_H
+
+#include "base/buf.h"
+#include <llhttp.h>
+
+#define HTTP_HEADERS_MAX 64
+#define HTTP_HEAD_BYTES_MAX 16384 /* target and header names and values together */
+
+enum http_failure {
+    HTTP_OK = 0,
+    HTTP_BAD_REQUEST = 400,
+    HTTP_TIMED_OUT = 408,
+    HTTP_BODY_TOO_LARGE = 413,
+    HTTP_URI_TOO_LONG = 414,
+    HTTP_EXPECTATION_FAILED = 417,
+    HTTP_HEAD_TOO_LARGE = 431,
+    HTTP_NOT_IMPLEMENTED = 501,
+    HTTP_OVERLOADED = 503,
+    HTTP_VERSION_UNSUPPORTED = 505
+};
+
+enum http_method {
+    HTTP_M_GET,
+    HTTP_M_HEAD,
+    HTTP_M_POST,
+    HTTP_M_PUT,
+    HTTP_M_DELETE,
+    HTTP_M_OPTIONS,
+    HTTP_M_OTHER
+};
+
+struct http_header {
+    uint16_t name, name_len, value, value_len; /* in head */
+};
+
+/* One request as it came. Reused: http_message_clear keeps the buffers. */
+struct http_message {
+    struct buf head; /* the target, then names and values */
+    struct buf body;
+    uint16_t target_len;
+    uint16_t nheaders;
+    uint8_t method;                                             /* enum http_method */
+    uint8_t minor;                                              /* HTTP/1.minor */
+    bool headers_done, keep_alive, expects_continue, websocket; /* websocket: GET with Upgrade: websocket */
+    struct http_header headers[HTTP_HEADERS_MAX];
+};
+
+void http_message_init(struct http_message *m);
+void http_message_clear(struct http_message *m);
+void http_message_release(struct http_message *m);
+struct str http_message_target(const struct http_message *m);
+/* First header of that (lower-case) name; ptr NULL when absent. */
+struct str http_message_header(const struct http_message *m, struct str name);
+
+struct http_parser {
+    llhttp_t ll;
+    struct http_message *message; /* where the current one goes; the owner sets it before bytes come */
+    size_t max_body_bytes;
+    uint8_t span; /* what the current header bytes are: name or value */
+    bool begun;   /* bytes of a message have been seen */
+    enum http_failure failure;
+    const char *why; /* static text for a failure */
+};
+
+enum http_progress {
+    HTTP_MORE,    /* all input taken */
+    HTTP_MESSAGE, /* a whole one: take parser->message away, set another, feed the rest */
+    HTTP_FAILED   /* parser->failure and ->why; the parser takes no more */
+};
+
+void http_parser_init(struct http_parser *p, size_t max_body_bytes);
+enum http_progress http_parser_feed(struct http_parser *p, const char *data, size_t n, size_t *ret_used);
+
+/* ---- answers
+ * -------------------------------------------------------------------------------------------------- */
+
+const char *http_reason(int status);
+/* IMF-fixdate (RFC 9110, 5.6.7) into ret[30]. */
+void http_date(int64_t unix_s, char ret[30]);
+
+#endif

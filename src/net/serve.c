@@ -1,0 +1,419 @@
+/* HTTP requests of one connection: parsed one after the other, handed to the handler, answered in order.
+ *
+ * The pipeline is the list first … last of requests at the handler. An answer that is not the first waits in
+ * its request. Parsing pauses (bytes wait in `carry`, reading stops) at PIPELINE_MAX requests, at
+ * PIPELINE_BYTES_MAX of bodies, or while the client does not take its answers. */
+#include "net/conn.h"
+#include <stdlib.h>
+
+#define POOL_MAX 128
+#define POOL_BUFFER_BYTES 65536
+#define COPY_BYTES_MAX 16384
+
+static struct net_loop *loop_of(const struct net_conn *c)
+{
+    return c->tcp.loop->data;
+}
+
+static struct net_request *request_new(struct net_conn *c)
+{
+    struct net_loop *loop = loop_of(c);
+    struct net_request *r = loop->pool;
+    if (r != NULL) {
+        loop->pool = r->next;
+        loop->pooled--;
+    } else {
+        r = calloc(1, sizeof *r);
+        if (r == NULL)
+            return NULL;
+        http_message_init(&r->in);
+        arena_init(&r->arena, (size_t)1 << 30);
+    }
+    r->next = NULL;
+    r->conn = c;
+    r->loop = loop;
+    return r;
+}
+
+static void buf_trim(struct buf *b)
+{
+    if (b->cap > POOL_BUFFER_BYTES) {
+        size_t max = b->max_bytes;
+        buf_release(b);
+        b->max_bytes = max;
+    }
+    buf_clear(b);
+}
+
+void request_free(struct net_request *r)
+{
+    struct net_loop *loop = r->loop;
+    loop->body_bytes -= r->counted;
+    if (loop->pooled >= POOL_MAX || r->arena.used_bytes > POOL_BUFFER_BYTES) {
+        http_message_release(&r->in);
+        arena_release(&r->arena);
+        buf_release(&r->body);
+        buf_release(&r->head);
+        free(r);
+        return;
+    }
+    http_message_clear(&r->in);
+    buf_trim(&r->in.body);
+    buf_trim(&r->body);
+    buf_trim(&r->head);
+    arena_clear(&r->arena);
+    r->conn = NULL;
+    r->user = NULL;
+    r->failed_status = 0;
+    r->counted = 0;
+    r->answered = r->close_after = false;
+    r->next = loop->pool;
+    loop->pool = r;
+    loop->pooled++;
+}
+
+/* Parser and request for bytes that begin a message. */
+static bool begin(struct net_conn *c)
+{
+    struct net_loop *loop = loop_of(c);
+    if (c->http.parser == NULL) {
+        struct http_parser *p = loop->nparsers > 0 ? loop->parsers[--loop->nparsers] : malloc(sizeof *p);
+        if (p == NULL)
+            return false;
+        http_parser_init(p, loop->net->options.max_body_bytes);
+        c->http.parser = p;
+    }
+    if (c->http.current == NULL) {
+        c->http.current = request_new(c);
+        c->http.began_ms = uv_now(&loop->uv);
+    }
+    c->http.parser->message = c->http.current != NULL ? &c->http.current->in : NULL;
+    return c->http.current != NULL;
+}
+
+static void parser_put(struct net_conn *c)
+{
+    struct net_loop *loop = loop_of(c);
+    if (c->http.parser == NULL)
+        return;
+    if (loop->nparsers < (int)(sizeof loop->parsers / sizeof *loop->parsers))
+        loop->parsers[loop->nparsers++] = c->http.parser;
+    else
+        free(c->http.parser);
+    c->http.parser = NULL;
+}
+
+static bool has_room(const struct net_conn *c)
+{
+    return c->http.depth < PIPELINE_MAX && c->http.pipelined_bytes <= PIPELINE_BYTES_MAX &&
+           c->out.bytes < loop_of(c)->net->options.max_socket_buffer_bytes;
+}
+
+/* `current` joins the pipeline and is the handler's from here on. */
+static struct net_request *enqueue(struct net_conn *c)
+{
+    struct net_request *r = c->http.current;
+    struct net_loop *loop = loop_of(c);
+    c->http.current = NULL;
+    if (c->http.last != NULL)
+        c->http.last->next = r;
+    else
+        c->http.first = r;
+    c->http.last = r;
+    c->http.depth++;
+    c->http.pipelined_bytes += r->in.body.len;
+    loop->inflight++;
+    count_add(&loop->ninflight, 1);
+    r->started_us = uv_hrtime() / 1000;
+    return r;
+}
+
+static void fail_current(struct net_conn *c, enum http_failure failure, const char *why)
+{
+    const struct net_handler *h = loop_of(c)->net->handler;
+    c->stop_parsing = true;
+    if (c->http.current == NULL)
+        c->http.current = request_new(c);
+    if (c->http.current == NULL) {
+        conn_close(c);
+        return;
+    }
+    struct net_request *r = enqueue(c);
+    r->in.keep_alive = false;
+    r->failed_status = failure;
+    h->failed(h->arg, r, failure, why);
+}
+
+void http_conn_refuse(struct net_conn *c, enum http_failure failure, const char *why)
+{
+    fail_current(c, failure, why);
+}
+
+static void maybe_continue(struct net_conn *c)
+{
+    struct net_request *r = c->http.current;
+    if (r == NULL || c->http.first != NULL || !r->in.headers_done || !r->in.expects_continue)
+        return;
+    r->in.expects_continue = false;
+    out_copy(&c->out, STR("HTTP/1.1 100 Continue\r\n\r\n"), false);
+    conn_dirty(c);
+}
+
+/* Bodies under way count against the process's budget. False: over it. */
+static bool within_budget(struct net_conn *c)
+{
+    struct net_loop *loop = loop_of(c);
+    struct net_request *r = c->http.current;
+    loop->body_bytes += r->in.body.len - r->counted;
+    r->counted = r->in.body.len;
+    return loop->body_bytes <= BODY_BYTES_TOTAL_MAX / (size_t)loop->net->nloops;
+}
+
+static void wait_for_rest(struct net_conn *c)
+{
+    if (!within_budget(c)) {
+        fail_current(c, HTTP_OVERLOADED, "too many large requests at once");
+        return;
+    }
+    maybe_continue(c);
+    uint64_t due = http_conn_deadline(c);
+    if (!wheel_is_set(&c->timer) || c->timer.due_ms > due)
+        conn_arm(c, due);
+}
+
+static void dispatch(struct net_conn *c)
+{
+    const struct net_handler *h = loop_of(c)->net->handler;
+    if (!within_budget(c)) {
+        fail_current(c, HTTP_OVERLOADED, "too many large requests at once");
+        return;
+    }
+    struct net_request *r = enqueue(c);
+    if (!r->in.keep_alive || r->in.websocket) {
+        r->in.keep_alive = false; /* of an answer other than 101 */
+        c->stop_parsing = true;
+    }
+    h->request(h->arg, r);
+}
+
+static void keep(struct net_conn *c, const char *data, size_t n)
+{
+    c->http.carry = malloc(n);
+    if (c->http.carry == NULL) {
+        conn_close(c);
+        return;
+    }
+    memcpy(c->http.carry, data, n);
+    c->http.carry_len = n;
+    conn_set_reading(c, false);
+}
+
+void http_conn_input(struct net_conn *c, const char *data, size_t n)
+{
+    while (n > 0 && c->state == CONN_HTTP && !c->stop_parsing) {
+        size_t used;
+        if (!has_room(c)) {
+            keep(c, data, n);
+            return;
+        }
+        if (!begin(c)) {
+            conn_close(c);
+            return;
+        }
+        enum http_progress progress = http_parser_feed(c->http.parser, data, n, &used);
+        data += used;
+        n -= used;
+        if (progress == HTTP_FAILED) {
+            fail_current(c, c->http.parser->failure, c->http.parser->why);
+        } else if (progress == HTTP_MESSAGE) {
+            dispatch(c);
+        } else if (!c->http.parser->begun && c->http.current->in.head.len == 0) {
+            /* only blank lines so far: still at rest */
+            request_free(c->http.current);
+            c->http.current = NULL;
+        } else {
+            wait_for_rest(c);
+        }
+    }
+    if (c->state == CONN_HTTP && c->http.current == NULL && c->http.parser != NULL)
+        parser_put(c);
+    if (c->state == CONN_WEBSOCKET && n > 0)
+        stream_input(c, (char *)(uintptr_t)data, n);
+}
+
+void http_conn_resume(struct net_conn *c)
+{
+    if (c->http.carry == NULL) {
+        if (!c->reading && has_room(c))
+            conn_set_reading(c, true);
+        return;
+    }
+    if (!has_room(c))
+        return;
+    char *data = c->http.carry;
+    size_t n = c->http.carry_len;
+    c->http.carry = NULL;
+    conn_set_reading(c, true);
+    http_conn_input(c, data, n);
+    free(data);
+}
+
+void http_conn_release(struct net_conn *c)
+{
+    const struct net_handler *h = loop_of(c)->net->handler;
+    struct net_request *r = c->http.first, *next;
+    c->http.first = c->http.last = NULL;
+    for (; r != NULL; r = next) {
+        next = r->next;
+        r->next = NULL;
+        r->conn = NULL;
+        if (r->answered)
+            request_free(r);
+        else
+            h->aborted(h->arg, r);
+    }
+    if (c->http.current != NULL)
+        request_free(c->http.current);
+    c->http.current = NULL;
+    parser_put(c);
+    free(c->http.carry);
+    c->http.carry = NULL;
+}
+
+uint64_t http_conn_deadline(const struct net_conn *c)
+{
+    const struct net_options *o = &loop_of(c)->net->options;
+    uint64_t idle = (uint64_t)o->idle_timeout_ms;
+    if (c->out.bytes > 0)
+        return c->last_progress_ms + idle;
+    /* A body that flows may take its time; one that trickles may not. */
+    if (c->http.current != NULL)
+        return c->http.began_ms + (uint64_t)o->header_timeout_ms +
+               (uint64_t)c->http.current->in.body.len * 1000 / BODY_BYTES_PER_S_MIN;
+    if (c->http.first != NULL) /* the handler bounds its own time */
+        return uv_now(c->tcp.loop) + idle;
+    return c->last_input_ms + idle;
+}
+
+void http_conn_expired(struct net_conn *c)
+{
+    (void)net_stream_stalled_since(c);
+    uint64_t now = uv_now(c->tcp.loop), due = http_conn_deadline(c);
+    if (due > now)
+        conn_arm(c, due);
+    else if (c->http.current != NULL && c->out.bytes == 0)
+        fail_current(c, HTTP_TIMED_OUT, "the request did not arrive in time");
+    else
+        conn_close(c);
+}
+
+void http_conn_shutdown(struct net_conn *c)
+{
+    if (c->http.first == NULL && c->http.current == NULL && c->http.carry == NULL)
+        conn_end(c);
+}
+
+/* ---- answers
+ * -------------------------------------------------------------------------------------------------- */
+
+void request_head(struct net_request *r, struct buf *head, int status, struct str content_type,
+    struct str headers, int64_t content_length)
+{
+    (void)net_now_s(r->loop); /* refreshes the date */
+    buf_str(head, STR("HTTP/1.1 "));
+    buf_i64(head, status);
+    buf_u8(head, ' ');
+    buf_str(head, str_c(http_reason(status)));
+    buf_str(head, STR("\r\nDate: "));
+    buf_append(head, r->loop->date, 29);
+    if (content_type.ptr != NULL) {
+        buf_str(head, STR("\r\nContent-Type: "));
+        buf_str(head, content_type);
+    }
+    if (content_length >= 0) {
+        buf_str(head, STR("\r\nContent-Length: "));
+        buf_i64(head, content_length);
+    } else if (status == 200 && r->in.minor > 0) {
+        buf_str(head, STR("\r\nTransfer-Encoding: chunked"));
+    }
+    buf_str(head, STR("\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"));
+    buf_str(head, headers);
+    if (r->close_after)
+        buf_str(head, STR("Connection: close\r\n"));
+    else if (r->in.minor == 0)
+        buf_str(head, STR("Connection: keep-alive\r\n"));
+    buf_str(head, STR("\r\n"));
+}
+
+static void free_bytes(void *owner)
+{
+    free(owner);
+}
+
+static void emit(struct net_conn *c, struct net_request *r)
+{
+    size_t body = r->in.method == HTTP_M_HEAD ? 0 : r->body.len;
+    if (body <= COPY_BYTES_MAX) {
+        char *p = out_reserve(&c->out, r->head.len + body, false);
+        if (p != NULL) {
+            memcpy(p, r->head.ptr, r->head.len);
+            if (body > 0)
+                memcpy(p + r->head.len, r->body.ptr, body);
+        }
+    } else {
+        out_copy(&c->out, buf_view(&r->head), false);
+        out_borrow(&c->out, buf_view(&r->body), true, free_bytes, r->body.ptr);
+        r->body = BUF_INIT(r->body.max_bytes);
+    }
+    conn_dirty(c);
+}
+
+/* Sends the answers that are due, in order. */
+static void release_answers(struct net_conn *c)
+{
+    struct net_request *r;
+    while ((r = c->http.first) != NULL && r->answered) {
+        bool close_after = r->close_after;
+        c->http.first = r->next;
+        if (c->http.first == NULL)
+            c->http.last = NULL;
+        c->http.depth--;
+        c->http.pipelined_bytes -= r->in.body.len;
+        emit(c, r);
+        request_free(r);
+        if (close_after) {
+            conn_end(c);
+            return;
+        }
+    }
+    maybe_continue(c);
+}
+
+void net_respond(struct net_request *r, int status, struct str content_type, struct str headers)
+{
+    struct net_conn *c = r->conn;
+    r->loop->inflight--;
+    count_add(&r->loop->ninflight, -1);
+    if (c == NULL) {
+        request_free(r);
+        return;
+    }
+    if (r->body.failed) { /* the answer is not whole: a cut connection is the honest one */
+        r->answered = true;
+        conn_close(c);
+        return;
+    }
+    bool last_of_all =
+        r->loop->stopping && r == c->http.last && c->http.current == NULL && c->http.carry == NULL;
+    r->close_after = !r->in.keep_alive || last_of_all;
+    request_head(r, &r->head, status, content_type, headers,
+        status == 204 || status < 200 ? -1 : (int64_t)r->body.len);
+    if (r->head.failed) {
+        r->answered = true;
+        conn_close(c);
+        return;
+    }
+    r->answered = true;
+    if (r == c->http.first)
+        release_answers(c);
+}
