@@ -1,0 +1,53 @@
+/* Changes on their way to subscribers. A batch is what one commit event or one read of storage gave; its
+ * changes are handed out one by one, each reference keeps the whole batch.
+ *
+ * Threading: a batch is immutable once shared, but for its reference count and the JSON text of its changes,
+ * which any thread may fill in. Ownership: batch_of_event and batch_new give one reference. */
+#ifndef KALAMDB_LIVE_CHANGE_H
+#define KALAMDB_LIVE_CHANGE_H
+
+#include "live/live.h"
+
+struct batch;
+struct json_text;
+
+struct live_change {
+    struct batch *batch;
+    enum change_op op;
+    uint64_t seq;               /* 0: a conversation */
+    int64_t msg_id;             /* batches read from storage only */
+    struct str conversation_id; /* batches of commit events only */
+    struct str row;
+    struct json_text *_Atomic json;
+};
+
+struct batch {
+    _Atomic int refs;
+    bool has_conversations;
+    uint32_t n, cap;
+    uint64_t first_seq, last_seq; /* of the numbered changes; 0: there are none */
+    size_t bytes;                 /* memory, with the JSON that is to come */
+    struct commit_event *event;   /* or NULL */
+    char *storage;                /* or NULL: rows copied out of storage */
+    struct live_change changes[];
+};
+
+/* NULL: out of memory. Takes a reference to the event. */
+struct batch *batch_of_event(struct commit_event *ev);
+
+/* A batch built from storage: new, add up to `cap` rows whose bytes go to `rows`, seal. */
+struct batch *batch_new(uint32_t cap);
+void batch_add(
+    struct batch *b, struct buf *rows, enum change_op op, uint64_t seq, int64_t msg_id, struct str row);
+/* Takes the bytes over. False, with nothing taken, when they failed to grow. */
+bool batch_seal(struct batch *b, struct buf *rows);
+
+static inline void batch_ref(struct batch *b)
+{
+    b->refs++;
+}
+void batch_unref(struct batch *b);
+/* Does any change concern this conversation (ptr NULL: any)? Batches of commit events only. */
+bool batch_matches(const struct batch *b, struct str conversation_id);
+
+#endif

@@ -1,0 +1,497 @@
+#include "live/session.h"
+#include <stdlib.h>
+
+#define SESSION_OF(ptr, member) ((struct session *)(void *)((char *)(ptr)-offsetof(struct session, member)))
+#define WINDOWS_PER_STEP 4
+
+/* ---- operations: what runs on the committer or a pool thread on behalf of a session
+ * -------------------------- */
+
+/* False: we are closing. From here to op_end the session belongs to the operation. */
+static bool op_begin(struct session *s)
+{
+    struct live_sub *sub = s->sub;
+    struct live *l = sub->live;
+    pthread_mutex_lock(&l->lock);
+    bool open = !l->closing;
+    l->operations += open;
+    pthread_mutex_unlock(&l->lock);
+    if (!open)
+        return false;
+    pthread_mutex_t *stripe = live_stripe(l, sub);
+    pthread_mutex_lock(stripe);
+    sub->busy = true;
+    sub->phase = PHASE_WAITING;
+    pthread_mutex_unlock(stripe);
+    return true;
+}
+
+/* With the stripe locked; unlocks it. The subscriber may be gone, then it is upon us to free. */
+static void op_end(struct session *s, pthread_mutex_t *stripe, enum err e)
+{
+    struct live_sub *sub = s->sub;
+    struct live *l = sub->live;
+    bool gone = sub->gone;
+    sub->busy = false;
+    if (!gone) {
+        if (e != ERR_OK)
+            sub_close(sub, e);
+        sub->phase = PHASE_SESSION;
+        if (!sub->parked)
+            sub_wake(sub);
+    }
+    pthread_mutex_unlock(stripe);
+    if (gone) {
+        if (sub->feed == NULL)
+            limbo_remove(l, sub);
+        sub_free(sub);
+    }
+    pthread_mutex_lock(&l->lock);
+    if (--l->operations == 0)
+        pthread_cond_broadcast(&l->idle);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- on the committer
+ * ---------------------------------------------------------------------------------------- */
+
+/* A cursor before forgotten deletions cannot be brought up to date by replaying what is left. */
+static bool cursor_too_old(const struct session *s, uint64_t from)
+{
+    return from > 0 && from < snapshot_forgotten_seq(s->snap);
+}
+
+static void start_at(struct session *s, uint64_t from, bool resync)
+{
+    s->resync = resync || (s->replay && cursor_too_old(s, from));
+    s->replay |= s->resync;
+    s->from = s->done = s->resync ? 0 : from;
+    s->step = STEP_ACK;
+}
+
+/* Where does the subscriber stand, by the cursor it named? */
+static enum err resolve(struct session *s, struct str feed)
+{
+    bool resync = s->has_feed && !str_eq(session_feed(s), feed);
+    s->replay = s->has_last_seq || s->has_last_msg_id;
+    if (s->has_last_seq) {
+        start_at(s, s->last_seq, resync || s->last_seq > s->to);
+    } else if (s->has_last_msg_id && !resync) {
+        uint64_t from;
+        bool cold = false;
+        struct errctx ec;
+        enum err e = snapshot_arrival(s->snap, s->last_msg_id_asked, &from, &cold, &ec);
+        if (e != ERR_OK)
+            return e;
+        if (!cold)
+            start_at(s, from, false);
+    } else {
+        start_at(s, s->to, resync);
+    }
+    return ERR_OK;
+}
+
+static enum err take_snapshot(struct session *s)
+{
+    struct live *l = s->sub->live;
+    struct errctx ec;
+    struct snapshot *snap;
+    enum err e = snapshot_open(l->store, session_user(s), &snap, &ec);
+    if (e != ERR_OK)
+        return e;
+    session_drop_snapshot(s);
+    s->snap = snap;
+    s->opened_us = s->used_us = os_monotonic_us(l->os);
+    s->to = snapshot_seq(snap);
+    s->cold_max = snapshot_cold_max_seq(snap);
+    s->window = COLD_WINDOW;
+    s->rows_max = COLD_ROWS;
+    return s->step == STEP_RESOLVE ? resolve(s, snapshot_feed(snap)) : ERR_OK;
+}
+
+static enum err take_first_place(struct session *s, struct shard *sh, uint64_t user_no)
+{
+    struct live_sub *sub = s->sub;
+    struct feed *f = feed_enter(sub->live, sh, user_no, session_user(s), snapshot_feed(s->snap));
+    if (f == NULL)
+        return ERR_NO_MEMORY;
+    limbo_remove(sub->live, sub);
+    feed_add(f, sub);
+    return ERR_OK;
+}
+
+/* The position is one that we gave out. If the history is no longer what it was, the client has to ask again.
+ */
+static enum err take_place_again(struct session *s)
+{
+    struct live_sub *sub = s->sub;
+    feed_rejoin(sub->live, sub);
+    if (s->step == STEP_RESOLVE || s->step == STEP_ACK)
+        return ERR_OK;
+    if (!str_eq(snapshot_feed(s->snap), feed_name(sub->feed)) || s->done > s->to ||
+        cursor_too_old(s, s->done))
+        return ERR_UNAVAILABLE;
+    s->from = s->done;
+    s->step = STEP_ROWS;
+    return ERR_OK;
+}
+
+/* The other half of what must happen at one point of the commit order. Under the stripe. */
+static enum err take_place(struct session *s)
+{
+    struct live_sub *sub = s->sub;
+    uint64_t user_no = snapshot_user_no(s->snap);
+    if (user_no == 0 || (sub->feed != NULL && sub->feed->user_no != user_no))
+        return ERR_UNAVAILABLE;
+    struct shard *sh = live_shard(sub->live, user_no);
+    pthread_mutex_lock(&sh->lock);
+    enum err e = sub->feed == NULL ? take_first_place(s, sh, user_no) : take_place_again(s);
+    pthread_mutex_unlock(&sh->lock);
+    return e;
+}
+
+static void on_barrier(struct barrier_op *op, enum err err)
+{
+    struct session *s = SESSION_OF(op, barrier);
+    struct live_sub *sub = s->sub;
+    struct live *l = sub->live;
+    sessions_reap(l);
+    pthread_mutex_t *stripe = live_stripe(l, sub);
+    pthread_mutex_lock(stripe);
+    if (l->closing) {
+        err = ERR_UNAVAILABLE;
+    } else if ((err == ERR_UNAVAILABLE || err == ERR_OUTCOME_UNKNOWN) && sub->feed != NULL) {
+        sub->parked = 1;
+        op_end(s, stripe, ERR_OK);
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
+    if (err == ERR_OK && !sub->gone)
+        err = take_snapshot(s);
+    if (err == ERR_OK && !sub->gone)
+        err = take_place(s);
+    if (err != ERR_OK || (s->step == STEP_ACK && s->done == s->to))
+        session_drop_snapshot(s);
+    pthread_mutex_unlock(&s->lock);
+    op_end(s, stripe, err);
+}
+
+static enum step_result submit_barrier(struct session *s)
+{
+    if (!op_begin(s)) {
+        sub_close(s->sub, ERR_UNAVAILABLE);
+        return SESSION_WAIT;
+    }
+    /* Only a first session may have to create the user; a known one needs no write. */
+    s->barrier = (struct barrier_op){.fn = on_barrier};
+    if (s->sub->feed == NULL)
+        s->barrier.user_id = session_user(s);
+    store_barrier(s->sub->live->store, &s->barrier);
+    return SESSION_WAIT;
+}
+
+/* ---- on a pool thread
+ * ---------------------------------------------------------------------------------------- */
+
+/* OK also for what the next step can mend: nothing was read, and the snapshot is dropped if it is to blame.
+ */
+static enum err judge(struct session *s, enum err e)
+{
+    if (e == ERR_OK) {
+        s->failures = s->stale = 0;
+        return ERR_OK;
+    }
+    if (e == ERR_TOO_LARGE && s->rows_max > 1) {
+        s->rows_max = 1 + s->rows_max / 8;
+        return ERR_OK;
+    }
+    if (e == ERR_UNAVAILABLE) {
+        session_drop_snapshot(s);
+        return ++s->stale > SESSION_STALE_MAX ? e : ERR_OK;
+    }
+    return ++s->failures > SESSION_FAILURES_MAX || e == ERR_NO_MEMORY || e == ERR_CORRUPT ? e : ERR_OK;
+}
+
+static void on_job(struct analytic_job *job)
+{
+    struct session *s = SESSION_OF(job, job);
+    struct live *l = s->sub->live;
+    enum err e = ERR_OK;
+    pthread_mutex_lock(&s->lock);
+    if (s->snap != NULL && !l->closing) {
+        if (s->step == STEP_RESOLVE) {
+            uint64_t from;
+            e = session_find_arrival(s, &from);
+            if (e == ERR_OK)
+                start_at(s, from, false);
+        } else {
+            e = session_read_cold(s);
+        }
+        e = judge(s, e);
+        s->used_us = os_monotonic_us(l->os);
+    }
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_t *stripe = live_stripe(l, s->sub);
+    pthread_mutex_lock(stripe);
+    op_end(s, stripe, e);
+}
+
+static enum step_result submit_job(struct session *s)
+{
+    if (!op_begin(s)) {
+        sub_close(s->sub, ERR_UNAVAILABLE);
+        return SESSION_WAIT;
+    }
+    s->job.run = on_job;
+    analytic_submit(s->sub->live->analytic, &s->job);
+    return SESSION_WAIT;
+}
+
+/* ---- on the reader's thread
+ * ---------------------------------------------------------------------------------- */
+
+static struct session *session_new(struct live_sub *sub, struct str user, struct str feed)
+{
+    struct live *l = sub->live;
+    struct session *s = calloc(1, sizeof *s + user.len + feed.len);
+    if (s == NULL)
+        return NULL;
+    s->sub = sub;
+    pthread_mutex_init(&s->lock, NULL);
+    s->user_len = (uint8_t)user.len;
+    s->feed_len = (uint8_t)feed.len;
+    memcpy(s->bytes, user.ptr, user.len);
+    if (feed.len > 0)
+        memcpy(s->bytes + user.len, feed.ptr, feed.len);
+    pthread_mutex_lock(&l->lock);
+    s->next = l->sessions;
+    s->pprev = &l->sessions;
+    if (s->next != NULL)
+        s->next->pprev = &s->next;
+    l->sessions = s;
+    pthread_mutex_unlock(&l->lock);
+    sub->session = s;
+    return s;
+}
+
+enum err session_begin(struct live_sub *sub, const struct live_subscribe *o)
+{
+    if (o->user_id.len > UINT8_MAX)
+        return ERR_INVALID_REQUEST;
+    /* No feed has so long a name; its first bytes alone say that it is another one. */
+    struct str feed = str_n(o->feed.ptr, o->feed.len > UINT8_MAX ? UINT8_MAX : o->feed.len);
+    struct session *s = session_new(sub, o->user_id, feed);
+    if (s == NULL)
+        return ERR_NO_MEMORY;
+    s->has_feed = feed.len > 0;
+    s->has_last_seq = o->has_last_seq;
+    s->last_seq = o->last_seq;
+    s->has_last_msg_id = o->has_last_msg_id;
+    s->last_msg_id_asked = o->last_msg_id;
+    s->step = STEP_RESOLVE;
+    (void)submit_barrier(s);
+    return ERR_OK;
+}
+
+enum err session_resume(struct live_sub *sub)
+{
+    struct session *s = session_new(sub, feed_user(sub->feed), STR_NULL);
+    if (s == NULL)
+        return ERR_NO_MEMORY;
+    s->step = STEP_ROWS;
+    s->done = sub->pos;
+    sub->live->catchups++;
+    (void)submit_barrier(s);
+    return ERR_OK;
+}
+
+void session_drop_snapshot(struct session *s)
+{
+    if (s->iter != NULL)
+        hot_iter_close(s->iter);
+    if (s->snap != NULL)
+        snapshot_close(s->snap);
+    s->iter = NULL;
+    s->snap = NULL;
+    s->has_input = false;
+}
+
+void session_free(struct session *s)
+{
+    struct live *l = s->sub->live;
+    pthread_mutex_lock(&l->lock);
+    *s->pprev = s->next;
+    if (s->next != NULL)
+        s->next->pprev = s->pprev;
+    pthread_mutex_unlock(&l->lock);
+    session_drop_snapshot(s);
+    if (s->batch != NULL)
+        batch_unref(s->batch);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+void sessions_reap(struct live *l)
+{
+    int64_t now = os_monotonic_us(l->os), last = l->reaped_us;
+    if (now - last < 1000000 || !atomic_compare_exchange_strong(&l->reaped_us, &last, now))
+        return;
+    pthread_mutex_lock(&l->lock);
+    for (struct session *s = l->sessions; s != NULL; s = s->next) {
+        if (pthread_mutex_trylock(&s->lock) != 0)
+            continue;
+        if (s->snap != NULL && (now - s->used_us > SNAPSHOT_IDLE_US || now - s->opened_us > SNAPSHOT_AGE_US))
+            session_drop_snapshot(s);
+        pthread_mutex_unlock(&s->lock);
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+static enum step_result give_ack(struct session *s, struct live_event *ev)
+{
+    struct live *l = s->sub->live;
+    *ev = (struct live_event){
+        .kind = LIVE_ACK, .seq = s->to, .resync = s->resync, .feed = feed_name(s->sub->feed)};
+    l->replays += s->replay;
+    s->step = STEP_ROWS;
+    return SESSION_GIVEN;
+}
+
+/* From the batch in hand; false when there is nothing left in it. */
+static bool give_change(struct session *s, struct live_event *ev)
+{
+    if (s->batch != NULL && s->given == s->batch->n) {
+        batch_unref(s->batch);
+        s->batch = NULL;
+    }
+    if (s->batch == NULL)
+        return false;
+    struct live_change *c = &s->batch->changes[s->given++];
+    live_change_ref(c);
+    bool conversation = c->op == CHANGE_CONVERSATION;
+    *ev = (struct live_event){
+        .kind = conversation ? LIVE_CONVERSATION : LIVE_CHANGE, .op = c->op, .seq = c->seq, .change = c};
+    if (!conversation) {
+        s->count++;
+        s->last_msg_id = c->msg_id;
+    }
+    s->sub->live->delivered++;
+    return true;
+}
+
+/* Reads more of what the step is about, at most one batch. */
+static enum step_result read_more(struct session *s)
+{
+    struct live *l = s->sub->live;
+    enum err e = ERR_OK;
+    bool cold = s->step == STEP_ROWS && s->done < s->cold_max;
+    s->given = 0;
+    pthread_mutex_lock(&s->lock);
+    bool have = s->snap != NULL;
+    if (have && !cold) {
+        s->used_us = os_monotonic_us(l->os);
+        e = judge(s, s->step == STEP_ROWS ? session_read_hot(s) : session_read_conversations(s));
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!have)
+        return submit_barrier(s);
+    if (e != ERR_OK) {
+        sub_close(s->sub, e);
+        return SESSION_WAIT;
+    }
+    return cold ? submit_job(s) : SESSION_PAUSE;
+}
+
+static enum step_result step_rows(struct session *s, struct live_event *ev)
+{
+    for (int i = 0; i < WINDOWS_PER_STEP; i++) {
+        if (give_change(s, ev))
+            return SESSION_GIVEN;
+        if (s->done >= s->to) {
+            s->step = STEP_COMPLETE;
+            return SESSION_PAUSE;
+        }
+        enum step_result r = read_more(s);
+        if (r != SESSION_PAUSE)
+            return r;
+    }
+    return give_change(s, ev) ? SESSION_GIVEN : SESSION_PAUSE;
+}
+
+static void finish_rows(struct session *s)
+{
+    struct live_sub *sub = s->sub;
+    struct shard *sh = live_shard(sub->live, sub->feed->user_no);
+    pthread_mutex_lock(&sh->lock);
+    s->conversations |= sub->missed_conversations;
+    sub->missed_conversations = false;
+    pthread_mutex_unlock(&sh->lock);
+    s->step = STEP_CONVERSATIONS;
+}
+
+static enum step_result step_conversations(struct session *s, struct live_event *ev)
+{
+    for (;;) {
+        if (give_change(s, ev))
+            return SESSION_GIVEN;
+        if (!s->conversations)
+            return SESSION_OVER;
+        enum step_result r = read_more(s);
+        if (r != SESSION_PAUSE)
+            return r;
+    }
+}
+
+static enum step_result end(struct session *s)
+{
+    struct live_sub *sub = s->sub;
+    struct shard *sh = live_shard(sub->live, sub->feed->user_no);
+    pthread_mutex_lock(&sh->lock);
+    sub->pos = s->to;
+    sub->following = true;
+    pthread_mutex_unlock(&sh->lock);
+    session_free(s);
+    sub->session = NULL;
+    sub->phase = PHASE_LIVE;
+    return SESSION_OVER;
+}
+
+static enum step_result step_resolve(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool have = s->snap != NULL;
+    pthread_mutex_unlock(&s->lock);
+    return have ? submit_job(s) : submit_barrier(s);
+}
+
+enum step_result session_step(struct live_sub *sub, struct live_event *ev)
+{
+    struct session *s = sub->session;
+    enum step_result r;
+    switch (s->step) {
+    case STEP_RESOLVE:
+        return step_resolve(s);
+    case STEP_ACK:
+        return give_ack(s, ev);
+    case STEP_ROWS:
+        r = step_rows(s, ev);
+        if (s->step != STEP_COMPLETE)
+            return r;
+        /* fall through */
+    case STEP_COMPLETE:
+        finish_rows(s);
+        if (s->replay) {
+            s->replay = false;
+            *ev = (struct live_event){.kind = LIVE_REPLAY_COMPLETE,
+                .seq = s->to,
+                .message_count = s->count,
+                .last_msg_id = s->last_msg_id};
+            return SESSION_GIVEN;
+        }
+        /* fall through */
+    case STEP_CONVERSATIONS:
+        r = step_conversations(s, ev);
+        return r == SESSION_OVER ? end(s) : r;
+    }
+    return SESSION_WAIT;
+}
