@@ -55,12 +55,14 @@ enum consolidate_mode {
     CONSOLIDATE_DUE,    /* what the thresholds ask for; pauses between chunks */
     CONSOLIDATE_REQUEST /* everything fresh, every overlay */
 };
-/* consolidate.c: one user, until nothing is left to do in this mode, releases included. `work` is held. */
+/* consolidate.c: one user, releases included; on request until all that was fresh or overlaid when it began
+ * is in files. `work` is held. */
 enum err consolidate_user(
     struct store *s, uint64_t user_no, enum consolidate_mode mode, struct errctx *ec) CHECKED;
 /* Rewrites the files that hold rows deleted at or before `seq`, so that their tombstones hide nothing any
  * more. */
-enum err consolidate_absorb(struct store *s, uint64_t user_no, uint64_t seq, struct errctx *ec) CHECKED;
+enum err consolidate_absorb(
+    struct store *s, uint64_t user_no, uint64_t seq, enum consolidate_mode mode, struct errctx *ec) CHECKED;
 
 /* release.c: deletes hot copies that left the tail, recounts the head, clears release_pending. `work` is
  * held. */

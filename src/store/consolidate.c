@@ -15,9 +15,17 @@ struct arrival {
     uint64_t ins_seq, bytes;
 };
 
+enum goal {
+    GOAL_DUE,
+    GOAL_REQUEST, /* every fresh row and overlay up to `until` */
+    GOAL_ABSORB   /* every hidden deletion up to `until` */
+};
+
 struct plan {
     struct store *store;
     struct snapshot *snap;
+    enum goal goal;
+    uint64_t until;
     const struct manifest *m; /* NULL: no cold tier yet */
     size_t nfiles;
     uint64_t watermark; /* as it is */
@@ -28,8 +36,7 @@ struct plan {
     struct arrival *arrivals;
     size_t narrivals, arrivals_cap;
     uint64_t overlays_total, *overlays; /* by file: rows whose hot version hides one of the file */
-    uint64_t absorb_seq;
-    bool *absorb; /* by file: hides rows deleted at or before absorb_seq */
+    bool *rewrite;                      /* by file: the goal asks for it */
     bool in_tombstones;
 
     /* choice */
@@ -41,7 +48,7 @@ static void plan_release(struct plan *p)
 {
     free(p->arrivals);
     free(p->overlays);
-    free(p->absorb);
+    free(p->rewrite);
 }
 
 static enum err add_arrival(struct plan *p, const struct hot_row *row, struct errctx *ec)
@@ -69,8 +76,8 @@ static enum err survey_row(void *arg, const struct hot_row *row, struct errctx *
         size_t i = (size_t)(manifest_file_of(p->m, meta.ins_seq) - p->m->files);
         p->overlays[i]++;
         p->overlays_total++;
-        if (p->in_tombstones && meta.seq <= p->absorb_seq)
-            p->absorb[i] = true;
+        if (meta.seq <= p->until && (p->goal == GOAL_REQUEST || p->in_tombstones))
+            p->rewrite[i] = true;
     }
     if (state != ROW_FRESH || p->in_tombstones)
         return ERR_OK;
@@ -84,8 +91,8 @@ static enum err survey_row(void *arg, const struct hot_row *row, struct errctx *
 static enum err survey(struct plan *p, struct errctx *ec)
 {
     p->overlays = calloc(p->nfiles + 1, sizeof *p->overlays);
-    p->absorb = calloc(p->nfiles + 1, sizeof *p->absorb);
-    if (p->overlays == NULL || p->absorb == NULL)
+    p->rewrite = calloc(p->nfiles + 1, sizeof *p->rewrite);
+    if (p->overlays == NULL || p->rewrite == NULL)
         return err_internal(ec, ERR_NO_MEMORY, "consolidate: out of memory");
     p->first_fresh = UINT64_MAX;
     p->window = p->watermark + BATCH_ROWS_MAX;
@@ -153,12 +160,12 @@ static void choose_merge(struct plan *p)
     }
 }
 
-static bool choose_rewrite(struct plan *p, enum consolidate_mode mode)
+static bool choose_rewrite(struct plan *p)
 {
     size_t worst = 0;
-    uint64_t rows_max = p->store->cfg.consolidate_rows > 0 ? (uint64_t)p->store->cfg.consolidate_rows : 1;
+    uint64_t total_max = p->store->cfg.consolidate_rows > 0 ? (uint64_t)p->store->cfg.consolidate_rows : 1;
     for (size_t i = 0; i < p->nfiles; i++) {
-        if (p->absorb[i] || (mode == CONSOLIDATE_REQUEST && p->overlays[i] > 0)) {
+        if (p->rewrite[i]) {
             p->first = i;
             p->last = i + 1;
             return true;
@@ -166,29 +173,34 @@ static bool choose_rewrite(struct plan *p, enum consolidate_mode mode)
         if (p->overlays[i] > p->overlays[worst])
             worst = i;
     }
-    if (p->overlays_total == 0 ||
-        (p->overlays[worst] < p->m->files[worst].rows / REWRITE_RATIO && p->overlays_total < rows_max))
+    if (p->goal != GOAL_DUE || p->overlays_total == 0)
+        return false;
+    if (p->overlays[worst] < p->m->files[worst].rows / REWRITE_RATIO && p->overlays_total < total_max)
         return false;
     p->first = worst;
     p->last = worst + 1;
     return true;
 }
 
-/* False: nothing to do. */
-static bool choose(struct plan *p, enum consolidate_mode mode)
+static bool fresh_due(const struct plan *p)
 {
-    int64_t due;
     const struct store *s = p->store;
-    bool fresh = p->fresh_rows > 0 && (mode == CONSOLIDATE_REQUEST || p->fresh_bytes >= BATCH_BYTES_MAX ||
-                                          consolidate_due(&s->cfg, p->fresh_rows,
-                                              p->snap->head.fresh_since_us, os_realtime_us(s->os), &due));
+    int64_t due;
+    if (p->fresh_rows == 0 || p->goal != GOAL_DUE)
+        return p->fresh_rows > 0 && p->goal == GOAL_REQUEST && p->first_fresh <= p->until;
+    return p->fresh_bytes >= BATCH_BYTES_MAX ||
+           consolidate_due(&s->cfg, p->fresh_rows, p->snap->head.fresh_since_us, os_realtime_us(s->os), &due);
+}
+
+/* False: nothing to do. */
+static bool choose(struct plan *p)
+{
     p->new_watermark = p->watermark;
-    if (p->absorb_seq == 0 && fresh) {
-        choose_batch(p);
-        choose_merge(p);
-        return true;
-    }
-    return choose_rewrite(p, p->absorb_seq != 0 ? CONSOLIDATE_DUE : mode);
+    if (!fresh_due(p))
+        return choose_rewrite(p);
+    choose_batch(p);
+    choose_merge(p);
+    return true;
 }
 
 /* ---- writing ---- */
@@ -407,9 +419,10 @@ static enum err execute(struct plan *p, struct errctx *ec)
     return err;
 }
 
-/* One choice and its execution; *ret_done: there was one. */
-static enum err consolidate_once(struct store *s, uint64_t user_no, enum consolidate_mode mode,
-    uint64_t absorb_seq, bool *ret_done, bool *ret_pending, struct errctx *ec)
+/* One choice and its execution. *ret_done: there was one; *ret_pending: there is something to release.
+ * `until`: 0 means as of now, and is set so. */
+static enum err consolidate_once(struct store *s, uint64_t user_no, enum goal goal, uint64_t *until,
+    bool *ret_done, bool *ret_pending, struct errctx *ec)
 {
     struct snapshot *snap = NULL;
     enum err err = store_writable(s, ec);
@@ -417,31 +430,35 @@ static enum err consolidate_once(struct store *s, uint64_t user_no, enum consoli
         err = snapshot_open_no(s, user_no, &snap, ec);
     if (err != ERR_OK)
         return err;
-    struct plan p = {.store = s, .snap = snap, .m = snap->manifest, .absorb_seq = absorb_seq};
+    *until = *until == 0 ? snap->head.seq : *until;
+    struct plan p = {.store = s, .snap = snap, .m = snap->manifest, .goal = goal, .until = *until};
     p.nfiles = p.m != NULL ? p.m->nfiles : 0;
     p.watermark = p.m != NULL ? p.m->watermark : 0;
-    *ret_pending = p.m != NULL && p.m->release_pending;
     *ret_done = false;
     err = survey(&p, ec);
-    if (err == ERR_OK && choose(&p, mode)) {
+    if (err == ERR_OK && choose(&p)) {
         *ret_done = true;
         err = execute(&p, ec);
     }
     if (err == ERR_OK && *ret_done)
         atomic_fetch_add(&s->consolidator->consolidations, 1);
+    *ret_pending = *ret_done || (p.m != NULL && p.m->release_pending);
     plan_release(&p);
     snapshot_close(snap);
     return err;
 }
 
-static enum err consolidate_all(
-    struct store *s, uint64_t user_no, enum consolidate_mode mode, uint64_t absorb_seq, struct errctx *ec)
+/* What is still due after PASSES_DUE comes up again by itself; other users have waited. */
+enum { PASSES_DUE = 4 };
+
+static enum err consolidate_all(struct store *s, uint64_t user_no, enum consolidate_mode mode, enum goal goal,
+    uint64_t until, struct errctx *ec)
 {
     bool done = true, pending = false;
     enum err err = ERR_OK;
-    while (err == ERR_OK && done) {
-        err = consolidate_once(s, user_no, mode, absorb_seq, &done, &pending, ec);
-        if (err == ERR_OK && (done || pending))
+    for (int i = 0; err == ERR_OK && done && (goal != GOAL_DUE || i < PASSES_DUE); i++) {
+        err = consolidate_once(s, user_no, goal, &until, &done, &pending, ec);
+        if (err == ERR_OK && pending)
             err = release_user(s, user_no, mode, ec);
     }
     if (err != ERR_OK)
@@ -451,10 +468,11 @@ static enum err consolidate_all(
 
 enum err consolidate_user(struct store *s, uint64_t user_no, enum consolidate_mode mode, struct errctx *ec)
 {
-    return consolidate_all(s, user_no, mode, 0, ec);
+    return consolidate_all(s, user_no, mode, mode == CONSOLIDATE_REQUEST ? GOAL_REQUEST : GOAL_DUE, 0, ec);
 }
 
-enum err consolidate_absorb(struct store *s, uint64_t user_no, uint64_t seq, struct errctx *ec)
+enum err consolidate_absorb(
+    struct store *s, uint64_t user_no, uint64_t seq, enum consolidate_mode mode, struct errctx *ec)
 {
-    return consolidate_all(s, user_no, CONSOLIDATE_DUE, seq, ec);
+    return consolidate_all(s, user_no, mode, GOAL_ABSORB, seq, ec);
 }

@@ -130,7 +130,7 @@ static enum err forget_once(
         err = cold_scan_space(f.snap, SPACE_TOMBSTONES, note_tombstone, &f, ec);
     *ret_again = err == ERR_OK && f.hides;
     if (*ret_again) {
-        err = consolidate_absorb(s, user_no, f.until, ec);
+        err = consolidate_absorb(s, user_no, f.until, mode, ec);
     } else if (err == ERR_OK) {
         err = forget_rows(&f, mode, ec);
         if (err == ERR_OK && (f.expired > 0 || f.snap->head.tombstones > 0))
