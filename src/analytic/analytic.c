@@ -145,7 +145,7 @@ static enum err on_done_frame(struct run *r, struct str body, struct errctx *ec)
     if (proto_get_done(body, &done) != ERR_OK || r->rs.ncolumns == 0 || done.rows != r->rs.nrows)
         return nonsense(r, ec);
     r->rs.truncated = done.truncated;
-    r->fate = POOL_REUSE;
+    r->fate = done.retire ? POOL_RETIRED : POOL_REUSE;
     return ERR_OK;
 }
 

@@ -34,7 +34,7 @@ struct analytic_input {
     int rows_fd; /* memfd: row file (see row_file_append), or -1 */
     uint64_t rows_bytes;
     int nfiles;
-    const int *file_fds; /* Parquet files, opened read-only */
+    const int *file_fds; /* Parquet files, opened read-only; their bytes never change once a run saw them */
     size_t nexclude;
     const int64_t *exclude; /* keys (messages: msg_id) whose cold version is superseded */
     bool with_tombstones;   /* adds a BOOLEAN column _deleted at the end; tombstones of rows_fd become rows */
@@ -71,7 +71,8 @@ void analytic_close(struct analytic *a);
 
 /* Errors: TIMEOUT (time or cancel), what DuckDB said mapped to the contract (INVALID_VALUE, TYPE_MISMATCH,
  * UNDEFINED_COLUMN, UNDEFINED_FUNCTION …) with DuckDB's text cleaned of internals, TOO_LARGE (result,
- * memory), INTERNAL with "the query's worker died" when it did (then it has been replaced), UNAVAILABLE. */
+ * memory), INTERNAL with "the query's worker died" when it did (then it has been replaced), UNAVAILABLE.
+ * Initialises *ret, and only on success. */
 enum err analytic_run(
     struct analytic *a, const struct analytic_request *rq, struct rowset *ret, struct errctx *ec) CHECKED;
 

@@ -259,6 +259,7 @@ void proto_put_done(struct buf *b, struct proto_done done)
 {
     size_t at = proto_begin(b, FRAME_DONE);
     buf_u8(b, done.truncated);
+    buf_u8(b, done.retire);
     buf_varint(b, done.rows);
     proto_end(b, at);
 }
@@ -266,11 +267,11 @@ void proto_put_done(struct buf *b, struct proto_done done)
 enum err proto_get_done(struct str body, struct proto_done *ret)
 {
     struct reader r = reader_of(body);
-    uint8_t truncated = read_u8(&r);
+    uint8_t truncated = read_u8(&r), retire = read_u8(&r);
     uint64_t rows = read_varint(&r);
-    if (r.bad || truncated > 1 || reader_left(&r) != 0)
+    if (r.bad || truncated > 1 || retire > 1 || reader_left(&r) != 0)
         return ERR_CORRUPT;
-    *ret = (struct proto_done){rows, truncated != 0};
+    *ret = (struct proto_done){rows, truncated != 0, retire != 0};
     return ERR_OK;
 }
 

@@ -62,6 +62,7 @@ enum err proto_get_rows(struct str body, struct rowset *rs) CHECKED;
 struct proto_done {
     uint64_t rows; /* sent in all: a lost frame must not pass for a short result */
     bool truncated;
+    bool retire; /* as in ERROR */
 };
 void proto_put_done(struct buf *b, struct proto_done done);
 enum err proto_get_done(struct str body, struct proto_done *ret) CHECKED;

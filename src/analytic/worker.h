@@ -1,14 +1,18 @@
 /* The worker program's own parts: one DuckDB instance per process, single-threaded, one request at a time.
  * worker_main.c zygote and serving loop, worker_duckdb.c the instance, worker_scan.c a request's inputs as
- * views, worker_result.c results as frames. Everything here belongs to the one thread of the process. */
+ * views, worker_result.c results as frames,
+ * worker_cell.c their values, worker_files.c descriptors. Everything here belongs to the one thread of the
+ * process. */
 #ifndef KALAMDB_ANALYTIC_WORKER_H
 #define KALAMDB_ANALYTIC_WORKER_H
 
 #include "analytic/protocol.h"
 #include <duckdb.h>
 
-/* Descriptors of a request are moved to fixed numbers, since DuckDB is allowed these paths and no other. */
+/* Files lie at fixed numbers, since DuckDB is allowed these paths and no other. A number means one file for
+ * as long as the worker lives (see worker_files.c). */
 #define WORKER_FD_BASE 100
+#define WORKER_SLOTS 600
 #define WORKER_FD_PATH "/proc/self/fd/"
 
 /* One input's row file, mapped. */
@@ -17,15 +21,33 @@ struct worker_rows {
     size_t len;
 };
 
+struct worker_slot {
+    bool open;
+    uint64_t dev, ino, size;
+    int64_t mtime_s, mtime_ns;
+    uint64_t used; /* number of the last request that had it */
+};
+
 struct worker {
     duckdb_database db;
     duckdb_connection con; /* a fresh one for each request: no temporary object outlives its request */
+    size_t memory_bytes_max;
+    /* The request being served; its descriptor numbers are this process's own. */
     const struct analytic_request *rq;
+    uint64_t request_no;
     struct worker_rows rows[PROTO_INPUTS_MAX];
     bool corrupt; /* a row file did not decode: the query's error is ours, not the user's */
-    uint64_t timeout_ms;
-    size_t memory_bytes_max;
+    struct worker_slot slots[WORKER_SLOTS];
+    int slots_used; /* ever */
 };
+
+/* Puts the request's descriptors, received as fds, where its statement can open them, and writes their
+ * numbers into it. Takes all of fds. False when a descriptor is no file or there are no numbers left. */
+bool worker_files_place(struct worker *w, struct analytic_request *rq, const int *fds, int nfds);
+/* Closes what no later request can use. */
+void worker_files_done(struct worker *w, const struct analytic_request *rq);
+/* Too few numbers are left for any request: the worker should end. */
+bool worker_files_exhausted(const struct worker *w);
 
 /* Opens and warms the instance, registers the table functions, locks the settings. The text of `ec->internal`
  * says what went wrong. */
@@ -34,9 +56,9 @@ enum err worker_duckdb_open(struct worker *w, struct errctx *ec) CHECKED;
 enum err worker_duckdb_reconnect(struct worker *w, struct errctx *ec) CHECKED;
 enum err worker_duckdb_exec(struct worker *w, const char *sql, struct errctx *ec) CHECKED;
 
-/* kalamdb_rows(i): rows of input i. kalamdb_keys(i): its superseded keys. Once per instance. */
+/* The table functions, and how the names scan_0, scan_1 … are found. Once per instance. */
 enum err worker_scan_register(struct worker *w, struct errctx *ec) CHECKED;
-/* Maps w->rq's row files and creates scan_0 … scan_N-1. */
+/* Maps w->rq's row files and prepares the names scan_0 … scan_N-1. */
 enum err worker_scan_open(struct worker *w, struct errctx *ec) CHECKED;
 void worker_scan_close(struct worker *w);
 

@@ -65,7 +65,7 @@ static enum err lock_settings(struct worker *w, struct errctx *ec)
 {
     struct buf sql = BUF_INIT(1u << 20);
     buf_str(&sql, STR("SET GLOBAL allowed_paths = ["));
-    for (int i = 0; i < PROTO_FDS_MAX; i++)
+    for (int i = 0; i < WORKER_SLOTS; i++)
         buf_printf(&sql, "%s'" WORKER_FD_PATH "%d'", i > 0 ? "," : "", WORKER_FD_BASE + i);
     buf_str(&sql, STR("]; SET GLOBAL enable_external_access = false; SET GLOBAL lock_configuration = true"));
     buf_u8(&sql, '\0');
@@ -104,6 +104,8 @@ static enum err warm_up(struct worker *w, struct errctx *ec)
     for (size_t i = 0; e == ERR_OK && i < sizeof statements / sizeof *statements; i++)
         e = worker_duckdb_exec(w, statements[i], ec);
     close(at);
+    /* Number 0 has been this file's. */
+    w->slots_used = 1;
     return e;
 }
 
@@ -115,6 +117,9 @@ enum err worker_duckdb_open(struct worker *w, struct errctx *ec)
     if (duckdb_connect(w->db, &w->con) != DuckDBSuccess)
         return err_internal(ec, ERR_INTERNAL, "connect to duckdb");
     e = worker_duckdb_exec(w, "SET GLOBAL TimeZone = 'UTC'", ec);
+    /* Keeps footers, by path: worker_files.c sees to it that a path is one file. */
+    if (e == ERR_OK)
+        e = worker_duckdb_exec(w, "SET GLOBAL parquet_metadata_cache = true", ec);
     if (e == ERR_OK && &sql_worker_macros != NULL && sql_worker_macros != NULL)
         e = worker_duckdb_exec(w, sql_worker_macros, ec);
     if (e == ERR_OK)

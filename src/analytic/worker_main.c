@@ -85,54 +85,40 @@ static void limit_cpu(uint64_t timeout_ms)
     setrlimit(RLIMIT_CPU, &cpu);
 }
 
-/* Moves the request's descriptors to the numbers that DuckDB may open. All are gone from their old ones
- * after. */
-static bool place_fds(const int *fds, int nfds)
+/* The numbers of the slots must stay free for them. */
+static bool move_above_slots(int *fds, int nfds)
 {
     bool good = true;
-    for (int i = 0; i < nfds; i++) {
-        /* A received number can itself lie in the range: those were moved above it when they came. */
-        good = good && dup3(fds[i], WORKER_FD_BASE + i, O_CLOEXEC) >= 0;
-        close(fds[i]);
-    }
+    for (int i = 0; i < nfds; i++)
+        if (fds[i] >= WORKER_FD_BASE && fds[i] < WORKER_FD_BASE + WORKER_SLOTS) {
+            int above = fcntl(fds[i], F_DUPFD_CLOEXEC, WORKER_FD_BASE + WORKER_SLOTS);
+            close(fds[i]);
+            fds[i] = above;
+            good = good && above >= 0;
+        }
     return good;
 }
 
-static void drop_fds(int nfds)
-{
-    for (int i = 0; i < nfds; i++)
-        close(WORKER_FD_BASE + i);
-}
-
-/* Reads one REQUEST. 0, or -1 at the end of the socket or on nonsense, after which the worker ends. */
-static int read_request(int sock, struct buf *body, int *ret_nfds)
+/* Reads one REQUEST. False at the end of the socket or on nonsense, after which the worker ends. */
+static bool read_request(int sock, struct buf *body, int fds[PROTO_FDS_MAX], int *ret_nfds)
 {
     uint8_t header[PROTO_HEADER_BYTES];
-    int fds[PROTO_FDS_MAX], nfds = 0;
+    int nfds = 0;
     int64_t got = channel_recv_fds(sock, header, sizeof header, fds, PROTO_FDS_MAX, &nfds);
-    if (got <= 0)
-        return -1;
-    for (int i = 0; i < nfds; i++)
-        if (fds[i] >= WORKER_FD_BASE) {
-            int above = fcntl(fds[i], F_DUPFD_CLOEXEC, WORKER_FD_BASE + PROTO_FDS_MAX);
-            close(fds[i]);
-            if (above < 0)
-                return -1;
-            fds[i] = above;
-        }
+    if (got <= 0 || !move_above_slots(fds, nfds))
+        return false;
     struct frame_header h;
-    if (!place_fds(fds, nfds) ||
-        ((size_t)got < sizeof header &&
+    if (((size_t)got < sizeof header &&
             channel_recv(sock, header + got, sizeof header - (size_t)got, CHANNEL_NO_DEADLINE) != 0) ||
         proto_header(header, &h) != ERR_OK || h.type != FRAME_REQUEST)
-        return -1;
+        return false;
     buf_clear(body);
     char *p = buf_reserve(body, h.body_bytes);
     if (p == NULL || channel_recv(sock, p, h.body_bytes, CHANNEL_NO_DEADLINE) != 0)
-        return -1;
+        return false;
     body->len = h.body_bytes;
     *ret_nfds = nfds;
-    return 0;
+    return true;
 }
 
 /* Who the worker belongs to, from its first request on. */
@@ -174,7 +160,8 @@ static bool serve_one(struct worker *w, int sock, const struct analytic_request 
     stay = stay && worker_duckdb_reconnect(w, &ec) == ERR_OK;
     worker_scan_close(w);
     w->rq = NULL;
-    return stay;
+    worker_files_done(w, rq);
+    return stay && !worker_files_exhausted(w);
 }
 
 static void serve(struct worker *w, int sock)
@@ -182,15 +169,15 @@ static void serve(struct worker *w, int sock)
     struct buf body = BUF_INIT(PROTO_REQUEST_MAX), user = BUF_INIT(1024);
     struct arena arena;
     bool claimed = false;
-    int nfds = 0;
+    int fds[PROTO_FDS_MAX], nfds = 0;
     arena_init(&arena, PROTO_REQUEST_MAX);
-    while (read_request(sock, &body, &nfds) == 0) {
+    while (read_request(sock, &body, fds, &nfds)) {
         struct analytic_request rq;
         arena_clear(&arena);
         if (proto_get_request(&arena, buf_view(&body), nfds, &rq) != ERR_OK ||
-            !same_user(&user, &claimed, rq.user_id) || !serve_one(w, sock, &rq))
+            !same_user(&user, &claimed, rq.user_id) || !worker_files_place(w, &rq, fds, nfds) ||
+            !serve_one(w, sock, &rq))
             break;
-        drop_fds(nfds);
     }
 }
 

@@ -14,6 +14,7 @@ struct output {
     struct buf frame, scratch;
     size_t at; /* of the ROWS frame being filled */
     uint64_t rows;
+    bool last; /* the worker ends after this */
 };
 
 static enum err flush(struct output *out, struct errctx *ec)
@@ -104,7 +105,7 @@ static enum err send_result(struct output *out, duckdb_result *result, uint64_t 
     if (e == ERR_OK) {
         if (out->frame.len > 0)
             proto_end(&out->frame, out->at);
-        proto_put_done(&out->frame, (struct proto_done){out->rows, more});
+        proto_put_done(&out->frame, (struct proto_done){out->rows, more, out->last});
         e = flush(out, ec);
     }
     for (idx_t c = 0; types != NULL && c < n; c++)
@@ -147,7 +148,7 @@ static void put_statement(struct buf *b, const struct analytic_request *rq)
         buf_printf(b,
             "COPY (%.*s) TO '" WORKER_FD_PATH "%d' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2, "
             "ROW_GROUP_SIZE 4096, USE_TMP_FILE false)",
-            STR_FMT(rq->sql), WORKER_FD_BASE + rq->output_fd);
+            STR_FMT(rq->sql), rq->output_fd);
     }
     buf_u8(b, '\0');
 }
@@ -178,8 +179,10 @@ static enum err run_prepared(
 enum err worker_result_run(struct worker *w, int sock, bool *ret_gone, struct errctx *ec)
 {
     struct buf sql = BUF_INIT(PROTO_REQUEST_MAX + 1024);
-    struct output out = {
-        .sock = sock, .frame = BUF_INIT(PROTO_FRAME_MAX), .scratch = BUF_INIT(PROTO_FRAME_MAX)};
+    struct output out = {.sock = sock,
+        .frame = BUF_INIT(PROTO_FRAME_MAX),
+        .scratch = BUF_INIT(PROTO_FRAME_MAX),
+        .last = worker_files_exhausted(w)};
     duckdb_prepared_statement stmt = NULL;
     put_statement(&sql, w->rq);
     enum err e = sql.failed ? err_internal(ec, ERR_NO_MEMORY, "statement") : prepare(w, sql.ptr, &stmt, ec);
