@@ -82,8 +82,7 @@ static enum constness constant_param(struct gate *g, const PgQuery__ParamRef *p,
     }
 }
 
-/* ---- casts
- * -------------------------------------------------------------------------------------------------- */
+/* ---- casts ----------------------------------------------------------------------------------- */
 
 static bool is_space(char c)
 {
@@ -206,8 +205,7 @@ static enum constness constant_cast(struct gate *g, const PgQuery__TypeCast *cas
     return NOT_CONSTANT;
 }
 
-/* ---- the rest
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static enum constness constant_signed(struct gate *g, const PgQuery__AExpr *e, struct constant *ret)
 {

@@ -24,8 +24,7 @@ int fast_column(struct gate *g, const struct fast_table *t, const PgQuery__Node 
     return schema_column(t->schema, c.column);
 }
 
-/* ---- predicates
- * --------------------------------------------------------------------------------------------- */
+/* ---- predicates ------------------------------------------------------------------------------ */
 
 static bool add_pred(
     struct gate *g, struct fast_preds *p, int column, enum pred_op op, int n, const struct value *values)
@@ -234,8 +233,7 @@ bool fast_where(struct gate *g, const struct fast_table *t, const PgQuery__Node 
     return true;
 }
 
-/* ---- SELECT
- * ------------------------------------------------------------------------------------------------- */
+/* ---- SELECT ---------------------------------------------------------------------------------- */
 
 bool fast_single_table(const PgQuery__SelectStmt *s, struct fast_table *ret)
 {

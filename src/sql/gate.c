@@ -18,8 +18,13 @@ enum err gate_fail(struct gate *g, enum err code, int location, const char *fmt,
     return e;
 }
 
-/* ---- what comes in
- * ------------------------------------------------------------------------------------------ */
+void gate_at(struct gate *g, int start)
+{
+    g->ec->position = start + 1;
+    g->placed = true;
+}
+
+/* ---- what comes in --------------------------------------------------------------------------- */
 
 static enum err check_text(struct str s, const char *what, struct errctx *ec)
 {
@@ -46,8 +51,7 @@ static enum err check_input(const struct gate *g)
     return e;
 }
 
-/* ---- parsing
- * ------------------------------------------------------------------------------------------------ */
+/* ---- parsing --------------------------------------------------------------------------------- */
 
 /* The parser counts characters, we count bytes. */
 static int byte_of_character(struct str s, int character)
@@ -125,8 +129,7 @@ static enum err parse(struct gate *g, PgQuery__ParseResult **ret)
     return e;
 }
 
-/* ---- statements
- * --------------------------------------------------------------------------------------------- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 static enum err refuse_statement(struct gate *g, const PgQuery__RawStmt *raw)
 {
@@ -174,6 +177,13 @@ static enum err dispatch(struct gate *g, const PgQuery__RawStmt *raw)
     const PgQuery__Node *n = raw->stmt;
     if (n == NULL)
         return gate_fail(g, ERR_SYNTAX, 0, "empty statement");
+    bool ours = tree_is(n, NODE_CASE(SELECT_STMT)) || tree_is(n, NODE_CASE(INSERT_STMT)) ||
+                tree_is(n, NODE_CASE(UPDATE_STMT)) || tree_is(n, NODE_CASE(DELETE_STMT));
+    if (!ours)
+        return refuse_statement(g, raw);
+    enum err e = gate_authorise(g, n);
+    if (e != ERR_OK)
+        return e;
     switch (n->node_case) {
     case NODE_CASE(SELECT_STMT):
         g->stmt->kind = STMT_SELECT;
@@ -184,11 +194,9 @@ static enum err dispatch(struct gate *g, const PgQuery__RawStmt *raw)
     case NODE_CASE(UPDATE_STMT):
         g->stmt->kind = STMT_UPDATE;
         return gate_update(g, n->update_stmt);
-    case NODE_CASE(DELETE_STMT):
+    default:
         g->stmt->kind = STMT_DELETE;
         return gate_delete(g, n->delete_stmt);
-    default:
-        return refuse_statement(g, raw);
     }
 }
 
@@ -221,9 +229,7 @@ static enum err parse_one(struct gate *g, PgQuery__ParseResult **ret_tree)
         return err_set(g->ec, ERR_SYNTAX, "empty statement");
     if (tree->n_stmts > 1) {
         e = err_set(g->ec, ERR_UNSUPPORTED, "only one statement a request is supported");
-        int at = statement_start(g, tree->stmts[1]);
-        g->map = (struct from_map){0}; /* already of the client's text */
-        g->ec->position = at + 1;
+        gate_at(g, statement_start(g, tree->stmts[1]));
         return e;
     }
     *ret_tree = tree;
@@ -234,20 +240,10 @@ static enum err build(struct gate *g)
 {
     PgQuery__ParseResult *tree = NULL;
     enum err e = parse_one(g, &tree);
-    if (e == ERR_OK) {
-        e = gate_check_params(g);
-        if (e != ERR_OK) {
-            g->map = (struct from_map){0};
-            return e;
-        }
-    }
     if (e == ERR_OK)
-        e = dispatch(g, tree->stmts[0]);
-    if (e == ERR_OK) {
-        e = gate_check_long(g);
-        if (e != ERR_OK)
-            g->map = (struct from_map){0};
-    }
+        e = gate_check_params(g);
+    if (e == ERR_OK)
+        e = gate_check_long(g, dispatch(g, tree->stmts[0]));
     return e;
 }
 
@@ -271,7 +267,7 @@ enum err sql_parse(struct arena *arena, struct str sql, const struct value *para
     g.text = arena_str(&tmp, sql); /* the parser wants a NUL behind it */
     g.stmt = arena_alloc(arena, sizeof *g.stmt);
     e = g.text.ptr == NULL || g.stmt == NULL ? gate_memory(&g) : build(&g);
-    if (e != ERR_OK && ec->position > 0)
+    if (e != ERR_OK && ec->position > 0 && !g.placed)
         ec->position = from_map_back(&g.map, ec->position - 1) + 1;
     if (e == ERR_OK)
         *ret = g.stmt;

@@ -36,11 +36,14 @@ struct gate {
     const PgQuery__RangeVar
         *target;       /* of an UPDATE or DELETE: the reference that is tables[0]; in RETURNING: scan_0 */
     bool in_returning; /* only the target may be read */
+    bool placed; /* ec->position is of the client's text already */
 };
 
 /* Error at a tree location (-1: none). */
 enum err gate_fail(struct gate *g, enum err code, int location, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* Places the error at a byte of the client's text. */
+void gate_at(struct gate *g, int start);
 /* The error of an arena that gave out. */
 enum err gate_memory(struct gate *g);
 
@@ -48,12 +51,14 @@ enum err gate_memory(struct gate *g);
 /* Who owns the table that rv names, and what it is; FORBIDDEN, UNDEFINED_TABLE, UNSUPPORTED. */
 enum err gate_table(struct gate *g, const PgQuery__RangeVar *rv, struct str *ret_owner,
     const struct schema **ret_schema) CHECKED;
+/* Looks at every schema name of the statement, wherever it stands, before anything else is done with it. */
+enum err gate_authorise(struct gate *g, const PgQuery__Node *statement) CHECKED;
 /* Size, depth and long identifiers: what must be known before the parser runs. */
 enum err gate_check_tokens(struct gate *g) CHECKED;
-/* $n against the parameters given. Its positions are of `sql`. */
+/* $n against the parameters given. */
 enum err gate_check_params(struct gate *g) CHECKED;
-/* After the tree was used: a long identifier that was no schema name is a syntax error. */
-enum err gate_check_long(struct gate *g) CHECKED;
+/* After the tree was used: a long identifier that was no schema name is a syntax error; else `outcome`. */
+enum err gate_check_long(struct gate *g, enum err outcome) CHECKED;
 /* Prints a query into *ret_sql and collects its table references in stmt->tables. */
 enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct str *ret_sql) CHECKED;
 

@@ -69,8 +69,7 @@ static PgQuery__SelectStmt *change_select(struct gate *g, PgQuery__RangeVar *rv,
     return arena_failed(g->tmp) ? NULL : s;
 }
 
-/* ---- RETURNING
- * ---------------------------------------------------------------------------------------------- */
+/* ---- RETURNING ------------------------------------------------------------------------------- */
 
 static bool returning_column(struct gate *g, const struct fast_table *t, const PgQuery__ResTarget *r,
     int *columns, struct str *names, int *n)
@@ -138,8 +137,7 @@ enum err gate_returning(
     return ERR_OK;
 }
 
-/* ---- UPDATE
- * ------------------------------------------------------------------------------------------------- */
+/* ---- UPDATE ---------------------------------------------------------------------------------- */
 
 static enum walk visit_content(const PgQuery__Node *n, void *arg)
 {

@@ -113,8 +113,7 @@ static enum err check_values(struct gate *g, struct insert *in)
     return check_count(g, in, n, extra);
 }
 
-/* ---- rows of constants
- * -------------------------------------------------------------------------------------- */
+/* ---- rows of constants ----------------------------------------------------------------------- */
 
 static enum value_type column_type(const struct gate *g, int column)
 {
@@ -192,8 +191,7 @@ static enum err take_from_out(struct gate *g, struct insert *in)
     return ERR_OK;
 }
 
-/* ---- queries
- * ------------------------------------------------------------------------------------------------ */
+/* ---- queries --------------------------------------------------------------------------------- */
 
 /* Removes columns that are DEFAULT in every row: they are what a column is that is not named. */
 static enum err drop_default_columns(struct gate *g, struct insert *in)

@@ -7,8 +7,7 @@ enum err gate_memory(struct gate *g)
     return err_set(g->ec, ERR_TOO_LARGE, "the statement needs too much memory");
 }
 
-/* ---- user ids
- * ----------------------------------------------------------------------------------------------- */
+/* ---- user ids -------------------------------------------------------------------------------- */
 
 /* The schema name from the client's bytes: the parser's own copy is cut at 63 of them. */
 static enum err schema_name(struct gate *g, const char *parsed, int location, struct str *ret)
@@ -106,8 +105,26 @@ enum err gate_table(
     return ERR_OK;
 }
 
-/* ---- printing
- * ----------------------------------------------------------------------------------------------- */
+static enum walk visit_table(const PgQuery__RangeVar *rv, void *arg)
+{
+    struct gate *g = arg;
+    struct str schema;
+    if (rv->schemaname == NULL || rv->schemaname[0] == '\0' || rv->catalogname[0] != '\0')
+        return WALK_SKIP;
+    bool refused = schema_name(g, rv->schemaname, rv->location, &schema) != ERR_OK ||
+                   authorise(g, rv, schema) == ERR_FORBIDDEN;
+    return refused ? WALK_FOUND : WALK_SKIP;
+}
+
+enum err gate_authorise(struct gate *g, const PgQuery__Node *statement)
+{
+    if (tree_any_table(statement, visit_table, g))
+        return g->ec->code;
+    errctx_clear(g->ec);
+    return ERR_OK;
+}
+
+/* ---- printing -------------------------------------------------------------------------------- */
 
 static enum err number_table(void *ctx, const PgQuery__RangeVar *rv, struct print_table *ret)
 {
@@ -177,7 +194,8 @@ enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct st
         .enter = enter_select,
         .table = number_table,
         .same_table = same_table,
-        .ctx = g};
+        .ctx = g,
+        .user_id = g->caller->user_id};
     enum err e = print_select(&p, select);
     if (e == ERR_OK) {
         struct str sql = out.failed ? STR_NULL : arena_str(g->arena, buf_view(&out));
@@ -190,14 +208,13 @@ enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct st
     return e;
 }
 
-/* ---- tokens
- * ------------------------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 static enum err too_long(struct gate *g, int start, size_t len)
 {
     enum err e = err_set(g->ec, ERR_SYNTAX, "identifier of %zu bytes is too long", len);
     err_detail(g->ec, "Identifiers have at most %d bytes.", IDENTIFIER_BYTES_MAX);
-    g->ec->position = start + 1;
+    gate_at(g, start);
     return e;
 }
 
@@ -230,7 +247,7 @@ static enum err check_param_token(struct gate *g, const struct token *t, int64_t
     struct str digits = str_n(g->sql.ptr + t->start + 1, (size_t)(t->end - t->start - 1));
     if (!str_to_i64(digits, &number) || number < 1 || number > g->nparams) {
         enum err e = err_set(g->ec, ERR_INVALID_REQUEST, "there is no parameter $%.*s", STR_FMT(digits));
-        g->ec->position = t->start + 1;
+        gate_at(g, t->start);
         return e;
     }
     if (number > *max)
@@ -269,12 +286,14 @@ enum err gate_check_params(struct gate *g)
     return ERR_OK;
 }
 
-enum err gate_check_long(struct gate *g)
+enum err gate_check_long(struct gate *g, enum err outcome)
 {
+    /* After an error only the one that it points at: others may not have been looked at yet. */
+    int only = outcome != ERR_OK ? from_map_back(&g->map, g->ec->position - 1) : -1;
     for (size_t i = 0; i < g->nlong; i++) {
-        if (!g->long_used[i])
-            return too_long(
-                g, g->long_starts[i], token_identifier_len(g->sql, tokens_at(&g->tokens, g->long_starts[i])));
+        int start = g->long_starts[i];
+        if (!g->long_used[i] && (outcome == ERR_OK || start == only))
+            return too_long(g, start, token_identifier_len(g->sql, tokens_at(&g->tokens, start)));
     }
-    return ERR_OK;
+    return outcome;
 }

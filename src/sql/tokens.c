@@ -69,8 +69,7 @@ bool tokens_scan(struct arena *arena, const char *sql, struct tokens *ret)
     return ok;
 }
 
-/* ---- depth
- * -------------------------------------------------------------------------------------------------- */
+/* ---- depth ----------------------------------------------------------------------------------- */
 
 /* One open bracket or CASE. An expression's chain of operators is cut by commas and by AND and OR, whose
  * arguments the parser keeps in flat lists; JOIN, UNION and their like nest to the left over all of these,
@@ -181,8 +180,7 @@ int tokens_depth(const struct tokens *t)
     return whole > deepest ? whole : deepest;
 }
 
-/* ---- identifiers
- * -------------------------------------------------------------------------------------------- */
+/* ---- identifiers ----------------------------------------------------------------------------- */
 
 const struct token *tokens_at(const struct tokens *t, int start)
 {

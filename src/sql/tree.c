@@ -107,11 +107,11 @@ bool tree_names_are(size_t n, PgQuery__Node *const *names, const char *name)
     return (n == 1 || n == 2) && str_eq(tree_text(names[n - 1]), str_c(name));
 }
 
-/* ---- walking: by the messages' own descriptors, so that no kind of node can be forgotten
- * --------------------- */
+/* ---- walking: by the messages' own descriptors, so that no kind of node can be forgotten ----- */
 
 struct walker {
-    tree_visit *fn;
+    tree_visit *fn;        /* one of the two */
+    tree_visit_table *table;
     void *arg;
 };
 
@@ -149,9 +149,11 @@ static bool walk_message(const struct walker *w, const ProtobufCMessage *m)
     if (m == NULL)
         return false;
     const ProtobufCMessageDescriptor *d = m->descriptor;
+    if (d == &pg_query__range_var__descriptor && w->table != NULL)
+        return w->table((const PgQuery__RangeVar *)m, w->arg) == WALK_FOUND;
     if (d == &pg_query__node__descriptor) {
         const PgQuery__Node *n = (const PgQuery__Node *)m;
-        enum walk next = w->fn(n, w->arg);
+        enum walk next = w->fn != NULL ? w->fn(n, w->arg) : WALK_ON;
         if (next != WALK_ON)
             return next == WALK_FOUND;
         const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field(d, n->node_case);
@@ -166,12 +168,17 @@ static bool walk_message(const struct walker *w, const ProtobufCMessage *m)
 
 bool tree_any(const PgQuery__Node *n, tree_visit *fn, void *arg)
 {
-    struct walker w = {fn, arg};
+    struct walker w = {.fn = fn, .arg = arg};
     return n != NULL && walk_message(&w, &n->base);
 }
 
-/* ---- building
- * ----------------------------------------------------------------------------------------------- */
+bool tree_any_table(const PgQuery__Node *n, tree_visit_table *fn, void *arg)
+{
+    struct walker w = {.table = fn, .arg = arg};
+    return n != NULL && walk_message(&w, &n->base);
+}
+
+/* ---- building -------------------------------------------------------------------------------- */
 
 static PgQuery__Node *node_new(struct arena *arena, PgQuery__Node__NodeCase what, void *payload)
 {

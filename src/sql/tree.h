@@ -37,6 +37,9 @@ bool tree_names_are(size_t n, PgQuery__Node *const *names, const char *name);
 enum walk { WALK_ON, WALK_SKIP /* not what is below this one */, WALK_FOUND };
 typedef enum walk tree_visit(const PgQuery__Node *n, void *arg);
 bool tree_any(const PgQuery__Node *n, tree_visit *fn, void *arg);
+/* The same for every table reference at or below a node, also where it is no node of its own (targets of writes). */
+typedef enum walk tree_visit_table(const PgQuery__RangeVar *rv, void *arg);
+bool tree_any_table(const PgQuery__Node *n, tree_visit_table *fn, void *arg);
 
 /* Builders; NULL when memory ran out. */
 PgQuery__Node *tree_column(struct arena *arena, const char *table, const char *column);
