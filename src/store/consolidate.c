@@ -328,14 +328,10 @@ static void draft(struct manifest_commit *c, const struct plan *p, const struct 
 {
     struct manifest *m = &c->m;
     size_t n = 0;
-    if (p->m != NULL) {
-        *m = (struct manifest){.user_floor = p->m->user_floor,
-            .tail_since_us = p->m->tail_since_us,
-            .nmarks = p->m->nmarks,
-            .marks = p->m->marks};
-        for (size_t i = 0; i < p->first; i++)
-            files[n++] = p->m->files[i];
-    }
+    *m = manifest_template(p->m);
+    m->cold_max_seq = 0;
+    for (size_t i = 0; i < p->first; i++)
+        files[n++] = p->m->files[i];
     if (b->file.rows > 0)
         files[n++] = b->file;
     for (size_t i = p->last; i < p->nfiles; i++)

@@ -100,7 +100,7 @@ static enum err keep_marks(struct forget *f, int64_t now_us, struct errctx *ec)
         marks[n++] = (struct seq_mark){now_us, h->seq};
     else if (f->expired == 0)
         return ERR_OK;
-    struct manifest m = f->m != NULL ? *f->m : (struct manifest){0};
+    struct manifest m = manifest_template(f->m);
     m.epoch = h->cold_epoch + 1;
     m.marks = marks;
     m.nmarks = n;

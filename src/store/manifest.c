@@ -244,6 +244,25 @@ enum err manifest_decode(struct str bytes, struct manifest **ret, struct errctx 
     return ERR_OK;
 }
 
+struct manifest manifest_template(const struct manifest *m)
+{
+    if (m == NULL)
+        return (struct manifest){0};
+    /* Not the whole struct at once: other threads change the count of references. */
+    return (struct manifest){.epoch = m->epoch,
+        .watermark = m->watermark,
+        .cold_max_seq = m->cold_max_seq,
+        .user_floor = m->user_floor,
+        .release_pending = m->release_pending,
+        .tail_since_us = m->tail_since_us,
+        .nmarks = m->nmarks,
+        .marks = m->marks,
+        .nfiles = m->nfiles,
+        .files = m->files,
+        .ngarbage = m->ngarbage,
+        .garbage = m->garbage};
+}
+
 struct manifest *manifest_ref(struct manifest *m)
 {
     if (m != NULL)

@@ -66,6 +66,8 @@ struct manifest {
 void manifest_encode(struct buf *b, const struct manifest *m);
 /* One reference. ERR_CORRUPT on anything malformed, ranges out of order included; ERR_NO_MEMORY. */
 enum err manifest_decode(struct str bytes, struct manifest **ret, struct errctx *ec) CHECKED;
+/* A copy to change and encode, which borrows everything from m; NULL: of a user without a cold tier. */
+struct manifest manifest_template(const struct manifest *m);
 struct manifest *manifest_ref(struct manifest *m); /* NULL gives NULL */
 void manifest_unref(struct manifest *m);           /* NULL allowed */
 

@@ -119,7 +119,7 @@ static enum err folder_user(struct folders *f, const char *folder, struct buf *i
                 buf_clear(id);
                 return ERR_OK;
             }
-            buf_u8(id, *p == '%' ? (uint8_t)(hi << 4 | lo) : (uint8_t)*p);
+            buf_u8(id, (uint8_t)(*p == '%' ? hi << 4 | lo : *p));
             p += *p == '%' ? 2 : 0;
         }
         return id->failed ? err_internal(ec, ERR_NO_MEMORY, "folders: out of memory") : ERR_OK;

@@ -246,7 +246,7 @@ static enum err apply_release(struct commit_op *op, struct txn *txn, struct errc
 
 static enum err delete_rows(struct release *r, enum consolidate_mode mode, struct errctx *ec)
 {
-    struct manifest m = *r->m;
+    struct manifest m = manifest_template(r->m);
     enum err err = ERR_OK;
     size_t at = 0, conv = 0;
     m.epoch = r->snap->head.cold_epoch;
