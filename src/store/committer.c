@@ -14,8 +14,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* ---- the queue
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the queue ---------------------------------------------------------------------------------------- */
 
 static void refuse(struct commit_op *op, const char *why)
 {
@@ -130,8 +129,7 @@ static void put_back(struct committer *c, struct commit_op *first)
     atomic_fetch_add_explicit(&c->queued, n, memory_order_relaxed);
 }
 
-/* ---- one group
- * ---------------------------------------------------------------------------------------------- */
+/* ---- one group ---------------------------------------------------------------------------------------- */
 
 static void apply_one(struct committer *c, struct commit_op *op)
 {
@@ -325,8 +323,7 @@ static void run_group(struct committer *c, struct commit_op *ops)
     }
 }
 
-/* ---- the thread
- * --------------------------------------------------------------------------------------------- */
+/* ---- the thread --------------------------------------------------------------------------------------- */
 
 static void fail_group(struct committer *c, struct commit_op *ops)
 {
@@ -462,8 +459,7 @@ void store_set_listener(struct store *s, const struct store_listener *l)
     pthread_mutex_unlock(&c->listener_lock);
 }
 
-/* ---- waiting for one op
- * ------------------------------------------------------------------------------------- */
+/* ---- waiting for one op ------------------------------------------------------------------------------- */
 
 struct waiter {
     struct commit_op op; /* stands in for the caller's, so that its done() stays free */

@@ -12,8 +12,7 @@
 #include "store/ids.h"
 #include "store/internal.h"
 
-/* ---- users known to the committer: heads.c
- * ------------------------------------------------------------------ */
+/* ---- users known to the committer: heads.c ------------------------------------------------------------ */
 
 #define HEADS_MAX 4096 /* cached between groups; beyond that the cache starts over */
 #define HEADS_BUCKETS 4096
@@ -55,8 +54,7 @@ void heads_undo_op(struct heads *h);
 /* The group is written: nothing is dirty any more. */
 void heads_written(struct heads *h);
 
-/* ---- changes that wait for durability: publish.c
- * ------------------------------------------------------------ */
+/* ---- changes that wait for durability: publish.c ------------------------------------------------------ */
 
 struct pending_change {
     uint64_t user_no;
@@ -78,8 +76,7 @@ void pending_clear(struct pending *p);
  * is reset: followers go back to storage. */
 void pending_publish(struct pending *p, const struct store_listener *l);
 
-/* ---- the transaction
- * ---------------------------------------------------------------------------------------- */
+/* ---- the transaction ---------------------------------------------------------------------------------- */
 
 /* Record CATALOG_STATE. */
 struct catalog_state {
@@ -118,8 +115,7 @@ enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *c, s
 void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str conversation_id,
     uint32_t conv_no, int64_t hot_floor, bool deleted, const struct value *values);
 
-/* ---- the thread
- * --------------------------------------------------------------------------------------------- */
+/* ---- the thread --------------------------------------------------------------------------------------- */
 
 #define GROUP_OPS_MAX 1024
 #define GROUP_BYTES_MAX ((size_t)8 << 20)

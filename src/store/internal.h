@@ -27,8 +27,7 @@
 /* The private folder below the data directory; the cold half keeps its orphans there too. */
 #define PRIVATE_DIR ".kalamdb"
 
-/* ---- head: one record per user, head.c
- * ---------------------------------------------------------------------- */
+/* ---- head: one record per user, head.c ---------------------------------------------------------------- */
 
 struct head {
     uint64_t seq;           /* the user's last _seq */
@@ -67,8 +66,7 @@ struct conversation_record {
 #define CONVERSATION_RECORD_PREFIX 12
 enum err conversation_record_get(struct str value, struct conversation_record *ret) CHECKED;
 
-/* ---- the store
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the store ---------------------------------------------------------------------------------------- */
 
 struct committer;
 
@@ -126,8 +124,7 @@ void store_check_reserve(struct store *s);
 /* A RocksDB message as an error; frees it. NULL gives OK. */
 enum err store_rocks_err(struct errctx *ec, char *message, const char *what) CHECKED;
 
-/* ---- reading, for both halves
- * ------------------------------------------------------------------------------- */
+/* ---- reading, for both halves ------------------------------------------------------------------------- */
 
 struct snapshot {
     struct store *store;
@@ -170,8 +167,7 @@ uint32_t hot_iter_conv_no(const struct hot_iter *it);
 enum err store_each_user(struct store *s, bool (*fn)(void *arg, uint64_t user_no, struct str user_id),
     void *arg, struct errctx *ec) CHECKED;
 
-/* ---- writing, for both halves
- * ------------------------------------------------------------------------------- */
+/* ---- writing, for both halves ------------------------------------------------------------------------- */
 
 /* Inside apply(). Bytes are copied into the batch; results borrow from the txn's arena. txn_get: NOT_FOUND,
  * IO. */
@@ -201,8 +197,7 @@ enum err txn_tombstone_release(struct txn *txn, uint64_t user_no, int64_t msg_id
 /* Submits and waits for durability (SYNC). Not on the committer. */
 enum err store_commit_wait(struct store *s, struct commit_op *op, struct errctx *ec) CHECKED;
 
-/* ---- what the hot half asks of the cold half
- * ---------------------------------------------------------------- */
+/* ---- what the hot half asks of the cold half ---------------------------------------------------------- */
 
 /* Besides what consolidate.h, orphans.h and purge.h declare (orphans_open before the first commit,
  * consolidator_open once commits run, consolidator_note after each durable group, consolidator_close while

@@ -28,8 +28,7 @@ struct hot_iter {
     struct buf row;
 };
 
-/* ---- ranges
- * ------------------------------------------------------------------------------------------------- */
+/* ---- ranges ------------------------------------------------------------------------------------------- */
 
 static void range_open(struct range *r, struct snapshot *snap)
 {
@@ -96,8 +95,7 @@ static struct str range_value(const struct range *r)
     return s;
 }
 
-/* ---- open
- * --------------------------------------------------------------------------------------------------- */
+/* ---- open --------------------------------------------------------------------------------------------- */
 
 /* Resolves the conversation to its number; an unknown one makes the scan empty. */
 static enum err resolve(struct hot_iter *it, struct str conversation_id, struct errctx *ec)
@@ -226,8 +224,7 @@ uint32_t hot_iter_conv_no(const struct hot_iter *it)
     return it->row_conv_no;
 }
 
-/* ---- next; db_lock is held
- * ---------------------------------------------------------------------------------- */
+/* ---- next; db_lock is held ---------------------------------------------------------------------------- */
 
 static enum err damaged(struct errctx *ec, const char *what)
 {

@@ -25,8 +25,12 @@ enum err store_rocks_err(struct errctx *ec, char *message, const char *what)
     return e;
 }
 
-/* ---- options
- * ------------------------------------------------------------------------------------------------ */
+/* Above every level there is: RocksDB's information log stays empty. It must: Debian's build has assertions,
+ * and the log's writer fails one when it is used again after a failed write. What matters comes back as an
+ * error. */
+#define LOG_LEVEL_NONE 5
+
+/* ---- options ------------------------------------------------------------------------------------------ */
 
 static unsigned char expired(void *state, int level, const char *key, size_t key_len, const char *value,
     size_t value_len, char **new_value, size_t *new_len, unsigned char *changed)
@@ -86,10 +90,8 @@ static void make_options(struct store *s)
         o, 1 << 20); /* a flush must not pile up dirty pages before a commit's fsync */
     rocksdb_options_set_allow_concurrent_memtable_write(o, 0);
     rocksdb_options_set_enable_write_thread_adaptive_yield(o, 0);
-    rocksdb_options_set_avoid_unnecessary_blocking_io(o, 1);
-    rocksdb_options_set_info_log_level(o, 2);
-    rocksdb_options_set_keep_log_file_num(o, 2);
-    rocksdb_options_set_max_log_file_size(o, 1 << 20);
+    rocksdb_options_set_info_log_level(o, LOG_LEVEL_NONE);
+    rocksdb_options_set_keep_log_file_num(o, 1);
     rocksdb_options_set_stats_dump_period_sec(o, 0);
     rocksdb_options_set_stats_persist_period_sec(o, 0);
     s->expiry = rocksdb_compactionfilter_create(s, nothing, expired, expired_name);
@@ -100,8 +102,7 @@ static void make_options(struct store *s)
     s->read_latest = rocksdb_readoptions_create();
 }
 
-/* ---- the database
- * ------------------------------------------------------------------------------------------- */
+/* ---- the database ------------------------------------------------------------------------------------- */
 
 enum err store_open_db(struct store *s, struct errctx *ec)
 {
@@ -162,8 +163,7 @@ static enum err check_format(struct store *s, struct errctx *ec)
     return ERR_OK;
 }
 
-/* ---- the lock file
- * ------------------------------------------------------------------------------------------ */
+/* ---- the lock file ------------------------------------------------------------------------------------ */
 
 static enum err take_lock(struct store *s, struct errctx *ec)
 {
@@ -194,8 +194,7 @@ static enum err take_lock(struct store *s, struct errctx *ec)
     return e;
 }
 
-/* ---- open, close
- * -------------------------------------------------------------------------------------------- */
+/* ---- open, close -------------------------------------------------------------------------------------- */
 
 static void init_locks(struct store *s)
 {
@@ -217,6 +216,8 @@ static void dismantle(struct store *s)
         committer_stop(s);
     pins_release(&s->pins);
     manifest_cache_clear(s);
+    if (s->db != NULL)
+        snapshots_make_stale(s); /* one left open must not keep the database from closing */
     store_close_db(s);
     if (s->options != NULL) {
         rocksdb_readoptions_destroy(s->read_latest);
@@ -299,8 +300,7 @@ void store_close(struct store *s)
     dismantle(s);
 }
 
-/* ---- state
- * -------------------------------------------------------------------------------------------------- */
+/* ---- state -------------------------------------------------------------------------------------------- */
 
 void store_check_reserve(struct store *s)
 {

@@ -14,8 +14,7 @@ static enum err unavailable(struct errctx *ec)
     return err_set(ec, ERR_UNAVAILABLE, "the storage is being recovered");
 }
 
-/* ---- decoded manifests
- * -------------------------------------------------------------------------------------- */
+/* ---- decoded manifests -------------------------------------------------------------------------------- */
 
 struct manifest *manifest_cache_get(struct store *s, uint64_t user_no, uint64_t epoch)
 {
@@ -55,8 +54,7 @@ void manifest_cache_clear(struct store *s)
     pthread_mutex_unlock(&s->manifests.lock);
 }
 
-/* ---- open and close
- * ----------------------------------------------------------------------------------------- */
+/* ---- open and close ----------------------------------------------------------------------------------- */
 
 /* db_lock is held from here … */
 static enum err get_locked(struct snapshot *snap, const struct key *key, struct str *ret, struct errctx *ec)
@@ -229,8 +227,7 @@ void snapshots_make_stale(struct store *s)
     pthread_mutex_unlock(&s->snaps.lock);
 }
 
-/* ---- what is known at open
- * ---------------------------------------------------------------------------------- */
+/* ---- what is known at open ---------------------------------------------------------------------------- */
 
 bool snapshot_exists(const struct snapshot *snap)
 {
@@ -282,8 +279,7 @@ int64_t snapshot_user_floor(const struct snapshot *snap)
     return snap->manifest != NULL ? snap->manifest->user_floor : 0;
 }
 
-/* ---- point reads
- * -------------------------------------------------------------------------------------------- */
+/* ---- point reads -------------------------------------------------------------------------------------- */
 
 enum err snapshot_get(struct snapshot *snap, const struct key *key, struct str *ret, struct errctx *ec)
 {
@@ -409,8 +405,7 @@ enum err snapshot_arrival(
     return ERR_OK;
 }
 
-/* ---- all users
- * ---------------------------------------------------------------------------------------------- */
+/* ---- all users ---------------------------------------------------------------------------------------- */
 
 enum err store_each_user(struct store *s, bool (*fn)(void *arg, uint64_t user_no, struct str user_id),
     void *arg, struct errctx *ec)

@@ -32,8 +32,7 @@ enum err catalog_decode(struct str bytes, struct catalog_state *ret)
     return ERR_OK;
 }
 
-/* ---- one op, one group
- * -------------------------------------------------------------------------------------- */
+/* ---- one op, one group -------------------------------------------------------------------------------- */
 
 void txn_begin_op(struct txn *t)
 {
@@ -122,8 +121,7 @@ void txn_delete(struct txn *txn, const struct key *key)
     rocksdb_writebatch_wi_delete(txn->batch, key->bytes, key->len);
 }
 
-/* ---- users
- * -------------------------------------------------------------------------------------------------- */
+/* ---- users -------------------------------------------------------------------------------------------- */
 
 static enum err load_entry(struct txn *t, uint64_t user_no, struct head_entry **ret, struct errctx *ec)
 {
@@ -226,8 +224,7 @@ int64_t txn_total_messages(struct txn *txn, uint64_t user_no)
     return load_entry(txn, user_no, &entry, &ec) == ERR_OK ? entry->head.total_messages : 0;
 }
 
-/* ---- ids
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- ids ---------------------------------------------------------------------------------------------- */
 
 int64_t txn_next_msg_id(struct txn *txn)
 {
@@ -267,8 +264,7 @@ enum err txn_msg_id_taken(
     return ERR_OK;
 }
 
-/* ---- conversations
- * ------------------------------------------------------------------------------------------ */
+/* ---- conversations ------------------------------------------------------------------------------------ */
 
 enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *change, struct errctx *ec)
 {
@@ -372,8 +368,7 @@ enum err txn_conversation_delete(struct txn *txn, struct conversation *c, struct
     return ERR_OK;
 }
 
-/* ---- client ids
- * --------------------------------------------------------------------------------------------- */
+/* ---- client ids --------------------------------------------------------------------------------------- */
 
 enum err txn_client_id_find(struct txn *txn, uint64_t user_no, uint32_t conv_no, struct str from,
     struct str client_id, int64_t *ret_msg_id, struct errctx *ec)
@@ -403,8 +398,7 @@ enum err txn_client_id_put(struct txn *txn, uint64_t user_no, uint32_t conv_no, 
     return ERR_OK;
 }
 
-/* ---- members
- * ------------------------------------------------------------------------------------------------ */
+/* ---- members ------------------------------------------------------------------------------------------ */
 
 enum err txn_member(struct txn *txn, const struct conversation *c, struct str member,
     struct value *ret_values, struct errctx *ec)

@@ -3,8 +3,7 @@
  */
 #include "store/committer.h"
 
-/* ---- counters
- * ----------------------------------------------------------------------------------------------- */
+/* ---- counters ----------------------------------------------------------------------------------------- */
 
 static void count_insert(struct conversation *c, const struct value *values, int64_t now_us)
 {
@@ -39,8 +38,7 @@ static void fresh_remove(struct head *h, size_t bytes)
         h->fresh_since_us = 0;
 }
 
-/* ---- writing one row
- * ---------------------------------------------------------------------------------------- */
+/* ---- writing one row ---------------------------------------------------------------------------------- */
 
 static void put_seq(struct txn *t, uint64_t user_no, uint64_t seq, struct seq_entry entry)
 {
@@ -119,8 +117,7 @@ enum err txn_message_insert(struct txn *txn, struct conversation *c, struct valu
         txn, CHANGE_INSERT, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
 }
 
-/* ---- changing a row that was read earlier
- * ------------------------------------------------------------------- */
+/* ---- changing a row that was read earlier ------------------------------------------------------------- */
 
 struct target {
     struct head *head;
@@ -257,8 +254,7 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
         txn, CHANGE_DELETE, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
 }
 
-/* ---- first and last ids after deletions
- * --------------------------------------------------------------------- */
+/* ---- first and last ids after deletions --------------------------------------------------------------- */
 
 /* Smallest and largest hot id of the conversation, this transaction's own changes included; 0: none. */
 static enum err hot_bounds(

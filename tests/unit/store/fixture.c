@@ -84,8 +84,7 @@ void fixture_close(struct fixture *f)
     fixture_remove_dir(f->dir);
 }
 
-/* ---- commits
- * ------------------------------------------------------------------------------------------------ */
+/* ---- commits ------------------------------------------------------------------------------------------ */
 
 static enum err run_fn(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
@@ -136,8 +135,7 @@ enum err commit(struct store *s, commit_fn *fn, void *arg, enum durability durab
     return e;
 }
 
-/* ---- messages
- * ----------------------------------------------------------------------------------------------- */
+/* ---- messages ----------------------------------------------------------------------------------------- */
 
 enum err insert_message(struct txn *txn, void *arg, struct errctx *ec)
 {
@@ -228,8 +226,7 @@ enum err delete_message(struct store *s, const char *user, int64_t id, struct er
     return edit(s, user, id, NULL, ec);
 }
 
-/* ---- barriers
- * ----------------------------------------------------------------------------------------------- */
+/* ---- barriers ----------------------------------------------------------------------------------------- */
 
 struct waiting_barrier {
     struct barrier_op op;

@@ -235,8 +235,7 @@ static void test_update_and_tombstone(void **state)
     snapshot_close(snap);
 }
 
-/* ---- edits that lost a race
- * --------------------------------------------------------------------------------- */
+/* ---- edits that lost a race --------------------------------------------------------------------------- */
 
 struct stale_edit {
     int64_t id;
@@ -287,8 +286,7 @@ static void test_stale_edits_retry(void **state)
         assert_int_equal(commit(f->store, stale_edit, &s, DURABILITY_DEFAULT, &ec), ERR_RETRY);
 }
 
-/* ---- all or nothing
- * ----------------------------------------------------------------------------------------- */
+/* ---- all or nothing ----------------------------------------------------------------------------------- */
 
 struct many {
     const char *users[3];
@@ -365,8 +363,7 @@ static void test_reopen_keeps_everything(void **state)
     snapshot_close(snap);
 }
 
-/* ---- idempotency, ids, conversations, members
- * --------------------------------------------------------------- */
+/* ---- idempotency, ids, conversations, members --------------------------------------------------------- */
 
 static void test_client_ids(void **state)
 {
@@ -537,8 +534,7 @@ static void test_members_and_recreation(void **state)
     snapshot_close(snap);
 }
 
-/* ---- what the cold half builds on
- * --------------------------------------------------------------------------- */
+/* ---- what the cold half builds on --------------------------------------------------------------------- */
 
 struct release {
     int64_t id;
