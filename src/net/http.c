@@ -155,9 +155,6 @@ static int check_headers(struct http_parser *p, struct http_message *m)
             m->headers[i].value = (uint16_t)(value.len > 0 ? value.ptr - m->head.ptr : m->headers[i].value);
             m->headers[i].value_len = (uint16_t)value.len;
         }
-        if (memchr(value.ptr != NULL ? value.ptr : "", '\r', value.len) != NULL ||
-            memchr(value.ptr != NULL ? value.ptr : "", '\n', value.len) != NULL)
-            return fail(p, HTTP_BAD_REQUEST, "folded header lines are not accepted");
         if (name.len == 4 && str_ieq(name, STR("host"))) {
             hosts++;
         } else if (name.len == 17 && str_ieq(name, STR("transfer-encoding"))) {
@@ -264,24 +261,58 @@ static const char *error_text(llhttp_errno_t e)
     }
 }
 
+/* The lines of the head as they stand, which llhttp's spans no longer show. NULL: fine so far. */
+static const char *look_at_lines(struct http_parser *p, const char *data, size_t n)
+{
+    for (size_t i = 0; i < n && !p->head_seen;) {
+        if (p->line_bytes == 0 && p->lines > 0 && (data[i] == ' ' || data[i] == '\t'))
+            return "folded header lines are not accepted";
+        if (p->line_bytes == 0 && p->lines > 0 && data[i] == ':')
+            return "malformed header field";
+        const char *lf = memchr(data + i, '\n', n - i);
+        size_t end = lf != NULL ? (size_t)(lf - data) : n;
+        if (end > i)
+            p->last_byte = data[end - 1];
+        p->line_bytes += (uint32_t)(end - i < HTTP_HEAD_BYTES_MAX ? end - i : HTTP_HEAD_BYTES_MAX);
+        if (lf == NULL)
+            return NULL;
+        if (p->line_bytes == 0 || p->last_byte != '\r')
+            return "lines end in CR LF";
+        if (p->line_bytes > 1)
+            p->lines++;
+        else
+            p->head_seen = p->lines > 0; /* blank lines before a request are allowed */
+        p->line_bytes = 0;
+        i = end + 1;
+    }
+    return NULL;
+}
+
 enum http_progress http_parser_feed(struct http_parser *p, const char *data, size_t n, size_t *ret_used)
 {
     *ret_used = n;
     if (p->failure != HTTP_OK)
         return HTTP_FAILED;
+    const char *bad_line = look_at_lines(p, data, n);
+    if (bad_line != NULL) {
+        fail(p, HTTP_BAD_REQUEST, bad_line);
+        return HTTP_FAILED;
+    }
     llhttp_errno_t e = llhttp_execute(&p->ll, data, n);
     if (e == HPE_OK)
         return HTTP_MORE;
     if (p->failure == HTTP_OK && (e == HPE_PAUSED || e == HPE_PAUSED_UPGRADE)) {
         const char *at = llhttp_get_error_pos(&p->ll);
         *ret_used = at != NULL && at >= data && at <= data + n ? (size_t)(at - data) : n;
-        p->begun = false;
+        p->begun = p->head_seen = false;
+        p->line_bytes = p->lines = 0;
         p->span = SPAN_NONE;
         if (e == HPE_PAUSED)
             llhttp_resume(&p->ll);
         return HTTP_MESSAGE;
     }
-    fail(p, HTTP_BAD_REQUEST, error_text(e));
+    bool version = e == HPE_INVALID_VERSION || e == HPE_PAUSED_H2_UPGRADE;
+    fail(p, version ? HTTP_VERSION_UNSUPPORTED : HTTP_BAD_REQUEST, error_text(e));
     return HTTP_FAILED;
 }
 

@@ -64,6 +64,10 @@ struct http_parser {
     bool begun;   /* bytes of a message have been seen */
     enum http_failure failure;
     const char *why; /* static text for a failure */
+    /* where the look at the head's raw lines stands */
+    uint32_t line_bytes, lines;
+    char last_byte;
+    bool head_seen;
 };
 
 enum http_progress {
