@@ -115,8 +115,7 @@ void kalamdb_change_unref(struct kalamdb_change *c)
     live_change_unref(change_of(c));
 }
 
-/* ---- listen
- * -------------------------------------------------------------------------------------------------- */
+/* ---- listen ---- */
 
 struct listening {
     void (*on_event)(void *arg, const struct kalamdb_event *event);

@@ -1,0 +1,74 @@
+/* What the files of the engine share: the handle behind kalamdb.h, and the way from an internal error to the
+ * caller's.
+ *
+ * Threading: `struct kalamdb` is immutable after kalamdb_open but for what `lock` guards. */
+#ifndef KALAMDB_ENGINE_ENGINE_H
+#define KALAMDB_ENGINE_ENGINE_H
+
+#include "analytic/analytic.h"
+#include "base/err.h"
+#include "kalamdb.h"
+#include "kalamdb_admin.h"
+#include "live/live.h"
+#include "os/os.h"
+#include "sql/sql.h"
+#include "store/store.h"
+#include <pthread.h>
+
+/* Bytes of rows one answer, or the rows one UPDATE or DELETE reads, may hold in memory. */
+#define ENGINE_RESULT_BYTES_MAX ((size_t)256 << 20)
+
+/* Which way a read goes. Tests force one to compare the answers; everybody else leaves PATH_AUTO. */
+enum engine_path {
+    PATH_AUTO,
+    PATH_FAST,    /* C over the hot tier wherever the plan and the tiers allow it, at any cost */
+    PATH_ANALYTIC /* a worker for everything that is not an INSERT of constants */
+};
+
+struct kalamdb_query;
+struct upkeep_job;
+
+/* Changes of one user's rows that keep meeting each other, one at a time: the first is at work, the rest
+ * wait. */
+struct query_lane {
+    struct kalamdb_query *first, *last; /* under kalamdb.lock */
+    bool barrier;                       /* newcomers wait behind the first */
+};
+#define QUERY_LANES 64 /* by a hash of the user's id */
+
+struct kalamdb {
+    struct kalamdb_options options; /* strings are copies */
+    const struct os *os;
+    struct analytic *analytic;
+    struct store *store;
+    struct live *live;
+    _Atomic int path; /* enum engine_path */
+
+    pthread_mutex_t lock;
+    pthread_cond_t idle;           /* inflight became 0 */
+    bool closing;                  /* lock */
+    size_t inflight;               /* lock: statements that left their caller's thread */
+    struct kalamdb_query *queries; /* lock: those, for kalamdb_close to cancel */
+
+    struct query_lane lanes[QUERY_LANES];
+
+    pthread_t upkeep;
+    bool upkeep_started;        /* lock */
+    pthread_cond_t upkeep_wake; /* lock: upkeep_first or closing */
+    struct upkeep_job *upkeep_first, **upkeep_last;
+    struct hist exec_read, exec_write; /* statement latency */
+    _Atomic uint64_t statements_failed, fast_reads, analytic_reads, retries;
+};
+
+/* Copies what a client may read; codes that never leave the engine become INTERNAL. `ret` may be NULL. */
+kalamdb_code engine_error(struct kalamdb_error *ret, const struct errctx *ec);
+static inline struct str engine_str(struct kalamdb_str s)
+{
+    return str_n(s.ptr, s.len);
+}
+/* For tests only. */
+void engine_force_path(struct kalamdb *db, enum engine_path path);
+/* Ends the upkeep thread after the job it is at; jobs behind it get UNAVAILABLE. */
+void engine_upkeep_stop(struct kalamdb *db);
+
+#endif

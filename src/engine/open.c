@@ -1,0 +1,205 @@
+#include "chat/chat.h"
+#include "engine/engine.h"
+#include "engine/query.h"
+#include <stdlib.h>
+
+/* Recent changes kept per followed user for live subscribers (live.h). */
+#define RING_BYTES_MAX ((size_t)256 << 10)
+/* A worker that was kept waits so long for its user's next statement. */
+#define IDLE_WORKER_MS 2000
+
+const char *kalamdb_code_name(kalamdb_code code)
+{
+    return err_wire((enum err)code);
+}
+
+int kalamdb_code_status(kalamdb_code code)
+{
+    return err_status((enum err)code);
+}
+
+bool kalamdb_user_id_valid(struct kalamdb_str id)
+{
+    return chat_user_id_valid(engine_str(id));
+}
+
+kalamdb_code engine_error(struct kalamdb_error *ret, const struct errctx *ec)
+{
+    enum err code = ec->code;
+    if (code == ERR_IO || code == ERR_CORRUPT || code == ERR_NO_MEMORY || code == ERR_RETRY)
+        code = ERR_INTERNAL;
+    if (ret == NULL)
+        return (kalamdb_code)code;
+    _Static_assert(sizeof ret->message == sizeof ec->message && sizeof ret->detail == sizeof ec->detail &&
+                       sizeof ret->hint == sizeof ec->hint && sizeof ret->internal == sizeof ec->internal,
+        "texts fit");
+    ret->code = (kalamdb_code)code;
+    ret->position = ec->position;
+    memcpy(ret->message, ec->message, sizeof ret->message);
+    memcpy(ret->detail, ec->detail, sizeof ret->detail);
+    memcpy(ret->hint, ec->hint, sizeof ret->hint);
+    memcpy(ret->internal, ec->internal, sizeof ret->internal);
+    return ret->code;
+}
+
+void engine_force_path(struct kalamdb *db, enum engine_path path)
+{
+    atomic_store(&db->path, (int)path);
+}
+
+void kalamdb_options_default(struct kalamdb_options *ret)
+{
+    *ret = (struct kalamdb_options){
+        .data_dir = "./data",
+        .durability = KALAMDB_SYNC,
+        .async_window_ms = 50,
+        .query_timeout_ms = 30000,
+        .max_result_rows = 10000,
+        .max_sql_bytes = (size_t)1 << 20,
+        .max_content_bytes = (size_t)1 << 20,
+        .max_changed_rows = 1000000,
+        .consolidate_rows = 10000,
+        .consolidate_interval_ms = 300000,
+        .consolidate_min_rows = 500,
+        .hot_tail_rows = 64,
+        .tombstone_retention_s = 30 * 86400,
+        .disk_reserve_bytes = (uint64_t)64 << 20,
+        .workers = 4,
+        .worker_memory_bytes = (size_t)1 << 30,
+        .block_cache_bytes = (size_t)64 << 20,
+        .write_buffer_bytes = (size_t)32 << 20,
+    };
+}
+
+static enum err check_options(const struct kalamdb_options *o, struct errctx *ec)
+{
+    const char *bad = o->data_dir == NULL || o->data_dir[0] == 0 ? "data_dir"
+                      : o->async_window_ms < 1                   ? "async_window_ms"
+                      : o->query_timeout_ms < 1                  ? "query_timeout_ms"
+                      : o->max_result_rows < 1                   ? "max_result_rows"
+                      : o->max_sql_bytes < 1                     ? "max_sql_bytes"
+                      : o->max_content_bytes < 1                 ? "max_content_bytes"
+                      : o->max_changed_rows < 1                  ? "max_changed_rows"
+                      : o->consolidate_rows < 1                  ? "consolidate_rows"
+                      : o->consolidate_min_rows < 1              ? "consolidate_min_rows"
+                      : o->hot_tail_rows < 0                     ? "hot_tail_rows"
+                      : o->tombstone_retention_s < 1             ? "tombstone_retention_s"
+                      : o->workers < 1                           ? "workers"
+                                                                 : NULL;
+    return bad == NULL ? ERR_OK : err_set(ec, ERR_INVALID_REQUEST, "option %s is out of range", bad);
+}
+
+static bool copy_string(const char **s)
+{
+    if (*s == NULL)
+        return true;
+    *s = strdup(*s);
+    return *s != NULL;
+}
+
+static enum err open_analytic(struct kalamdb *db, struct errctx *ec)
+{
+    const struct kalamdb_options *o = &db->options;
+    struct analytic_config cfg = {
+        .worker_path = o->worker_path,
+        .workers_max = o->workers,
+        /* Two above the workers: long reads in C, read phases and retries go on while all workers are busy.
+         */
+        .threads = o->workers + 2,
+        .memory_bytes_max = o->worker_memory_bytes,
+        .result_bytes_max = ENGINE_RESULT_BYTES_MAX,
+        .idle_worker_ms = IDLE_WORKER_MS,
+        .os = db->os,
+    };
+    return analytic_open(&cfg, &db->analytic, ec);
+}
+
+static enum err open_store(struct kalamdb *db, struct errctx *ec)
+{
+    const struct kalamdb_options *o = &db->options;
+    struct store_config cfg = {
+        .data_dir = o->data_dir,
+        .os = db->os,
+        .analytic = db->analytic,
+        .durability = o->durability == KALAMDB_ASYNC ? DURABILITY_ASYNC : DURABILITY_SYNC,
+        .async_window_ms = o->async_window_ms,
+        .disk_reserve_bytes = o->disk_reserve_bytes,
+        .consolidate_rows = o->consolidate_rows,
+        .consolidate_min_rows = o->consolidate_min_rows,
+        .consolidate_interval_ms = o->consolidate_interval_ms,
+        .hot_tail_rows = o->hot_tail_rows,
+        .tombstone_retention_s = o->tombstone_retention_s,
+        .block_cache_bytes = o->block_cache_bytes,
+        .write_buffer_bytes = o->write_buffer_bytes,
+    };
+    return store_open(&cfg, &db->store, ec);
+}
+
+static void free_all(struct kalamdb *db)
+{
+    if (db->live != NULL)
+        live_close(db->live);
+    if (db->store != NULL)
+        store_close(db->store);
+    if (db->analytic != NULL)
+        analytic_close(db->analytic);
+    pthread_cond_destroy(&db->upkeep_wake);
+    pthread_cond_destroy(&db->idle);
+    pthread_mutex_destroy(&db->lock);
+    free((char *)db->options.data_dir);
+    free((char *)db->options.worker_path);
+    free(db);
+}
+
+kalamdb_code kalamdb_open(
+    const struct kalamdb_options *options, struct kalamdb **ret, struct kalamdb_error *error)
+{
+    struct errctx ec;
+    errctx_clear(&ec);
+    if (check_options(options, &ec) != ERR_OK)
+        return engine_error(error, &ec);
+    struct kalamdb *db = calloc(1, sizeof *db);
+    if (db == NULL) {
+        err_internal(&ec, ERR_NO_MEMORY, "open");
+        return engine_error(error, &ec);
+    }
+    db->options = *options;
+    db->os = os_posix();
+    db->upkeep_last = &db->upkeep_first;
+    pthread_mutex_init(&db->lock, NULL);
+    pthread_cond_init(&db->idle, NULL);
+    pthread_cond_init(&db->upkeep_wake, NULL);
+    bool copied = copy_string(&db->options.data_dir);
+    if (!copied)
+        db->options.worker_path = NULL;
+    copied = copied && copy_string(&db->options.worker_path);
+    enum err e = copied ? open_analytic(db, &ec) : err_internal(&ec, ERR_NO_MEMORY, "open");
+    if (e == ERR_OK)
+        e = open_store(db, &ec);
+    if (e == ERR_OK)
+        e = live_open(db->store, db->analytic, RING_BYTES_MAX, &db->live, &ec);
+    if (e != ERR_OK) {
+        if (ec.code != e)
+            err_internal(&ec, e, "open failed");
+        free_all(db);
+        return engine_error(error, &ec);
+    }
+    *ret = db;
+    return KALAMDB_OK;
+}
+
+void kalamdb_close(struct kalamdb *db)
+{
+    if (db == NULL)
+        return;
+    live_close_all(db->live);
+    pthread_mutex_lock(&db->lock);
+    db->closing = true;
+    for (struct kalamdb_query *q = db->queries; q != NULL; q = q->next)
+        kalamdb_query_cancel(q);
+    while (db->inflight > 0)
+        pthread_cond_wait(&db->idle, &db->lock);
+    pthread_mutex_unlock(&db->lock);
+    engine_upkeep_stop(db);
+    free_all(db);
+}
