@@ -36,7 +36,7 @@ struct gate {
     const PgQuery__RangeVar
         *target;       /* of an UPDATE or DELETE: the reference that is tables[0]; in RETURNING: scan_0 */
     bool in_returning; /* only the target may be read */
-    bool placed; /* ec->position is of the client's text already */
+    bool placed;       /* ec->position is of the client's text already */
 };
 
 /* Error at a tree location (-1: none). */

@@ -110,7 +110,7 @@ bool tree_names_are(size_t n, PgQuery__Node *const *names, const char *name)
 /* ---- walking: by the messages' own descriptors, so that no kind of node can be forgotten ----- */
 
 struct walker {
-    tree_visit *fn;        /* one of the two */
+    tree_visit *fn; /* one of the two */
     tree_visit_table *table;
     void *arg;
 };

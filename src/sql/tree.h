@@ -37,7 +37,8 @@ bool tree_names_are(size_t n, PgQuery__Node *const *names, const char *name);
 enum walk { WALK_ON, WALK_SKIP /* not what is below this one */, WALK_FOUND };
 typedef enum walk tree_visit(const PgQuery__Node *n, void *arg);
 bool tree_any(const PgQuery__Node *n, tree_visit *fn, void *arg);
-/* The same for every table reference at or below a node, also where it is no node of its own (targets of writes). */
+/* The same for every table reference at or below a node, also where it is no node of its own (targets of
+ * writes). */
 typedef enum walk tree_visit_table(const PgQuery__RangeVar *rv, void *arg);
 bool tree_any_table(const PgQuery__Node *n, tree_visit_table *fn, void *arg);
 
