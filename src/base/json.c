@@ -186,7 +186,7 @@ static bool hex4(struct reader *r, unsigned *ret)
 /* \uXXXX: no NUL, surrogates only in pairs (they would not be UTF-8 once unescaped). */
 static bool scan_unicode(struct reader *r)
 {
-    unsigned hi, lo;
+    unsigned hi, lo = 0;
     if (!hex4(r, &hi) || hi == 0)
         return false;
     if (hi >= 0xd800 && hi <= 0xdbff)
