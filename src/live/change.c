@@ -10,7 +10,7 @@ struct json_text {
     char bytes[];
 };
 
-struct batch *batch_new(uint32_t cap)
+struct batch *changes_new(uint32_t cap)
 {
     struct batch *b = malloc(sizeof *b + cap * sizeof b->changes[0]);
     if (b == NULL)
@@ -31,11 +31,11 @@ static void note(struct batch *b, const struct live_change *c)
     b->last_seq = c->seq;
 }
 
-struct batch *batch_of_event(struct commit_event *ev)
+struct batch *changes_of_event(struct commit_event *ev)
 {
     if (ev->nchanges > UINT32_MAX)
         return NULL;
-    struct batch *b = batch_new((uint32_t)ev->nchanges);
+    struct batch *b = changes_new((uint32_t)ev->nchanges);
     if (b == NULL)
         return NULL;
     commit_event_ref(ev);
@@ -56,7 +56,7 @@ struct batch *batch_of_event(struct commit_event *ev)
 }
 
 /* While rows grows its bytes move, so `row.ptr` holds an offset until the batch is sealed. */
-void batch_add(
+void changes_add(
     struct batch *b, struct buf *rows, enum change_op op, uint64_t seq, int64_t msg_id, struct str row)
 {
     size_t offset = rows->len;
@@ -72,7 +72,7 @@ void batch_add(
     note(b, c);
 }
 
-bool batch_seal(struct batch *b, struct buf *rows)
+bool changes_seal(struct batch *b, struct buf *rows)
 {
     if (rows->failed)
         return false;
@@ -83,7 +83,7 @@ bool batch_seal(struct batch *b, struct buf *rows)
     return true;
 }
 
-void batch_unref(struct batch *b)
+void changes_unref(struct batch *b)
 {
     if (--b->refs > 0)
         return;
@@ -96,7 +96,7 @@ void batch_unref(struct batch *b)
     free(b);
 }
 
-bool batch_matches(const struct batch *b, struct str conversation_id)
+bool changes_match(const struct batch *b, struct str conversation_id)
 {
     if (conversation_id.ptr == NULL)
         return true;
@@ -108,12 +108,12 @@ bool batch_matches(const struct batch *b, struct str conversation_id)
 
 void live_change_ref(struct live_change *c)
 {
-    batch_ref(c->batch);
+    changes_ref(c->batch);
 }
 
 void live_change_unref(struct live_change *c)
 {
-    batch_unref(c->batch);
+    changes_unref(c->batch);
 }
 
 static void put_columns(struct buf *b, const struct schema *s, const struct value *values, bool deleted)

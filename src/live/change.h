@@ -2,7 +2,7 @@
  * changes are handed out one by one, each reference keeps the whole batch.
  *
  * Threading: a batch is immutable once shared, but for its reference count and the JSON text of its changes,
- * which any thread may fill in. Ownership: batch_of_event and batch_new give one reference. */
+ * which any thread may fill in. Ownership: changes_of_event and changes_new give one reference. */
 #ifndef KALAMDB_LIVE_CHANGE_H
 #define KALAMDB_LIVE_CHANGE_H
 
@@ -33,21 +33,21 @@ struct batch {
 };
 
 /* NULL: out of memory. Takes a reference to the event. */
-struct batch *batch_of_event(struct commit_event *ev);
+struct batch *changes_of_event(struct commit_event *ev);
 
 /* A batch built from storage: new, add up to `cap` rows whose bytes go to `rows`, seal. */
-struct batch *batch_new(uint32_t cap);
-void batch_add(
+struct batch *changes_new(uint32_t cap);
+void changes_add(
     struct batch *b, struct buf *rows, enum change_op op, uint64_t seq, int64_t msg_id, struct str row);
 /* Takes the bytes over. False, with nothing taken, when they failed to grow. */
-bool batch_seal(struct batch *b, struct buf *rows);
+bool changes_seal(struct batch *b, struct buf *rows);
 
-static inline void batch_ref(struct batch *b)
+static inline void changes_ref(struct batch *b)
 {
     b->refs++;
 }
-void batch_unref(struct batch *b);
+void changes_unref(struct batch *b);
 /* Does any change concern this conversation (ptr NULL: any)? Batches of commit events only. */
-bool batch_matches(const struct batch *b, struct str conversation_id);
+bool changes_match(const struct batch *b, struct str conversation_id);
 
 #endif

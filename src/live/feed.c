@@ -1,5 +1,5 @@
 #include "live/feed.h"
-#include "live/session.h"
+#include "live/catchup.h"
 #include <stdlib.h>
 
 #define BUCKETS_MIN 16
@@ -223,7 +223,7 @@ bool feed_wanted(void *live, uint64_t user_no)
 static bool passes(const struct live_sub *sub, const struct batch *b)
 {
     struct str filter = sub_filter(sub);
-    if (!sub->following || sub->behind || filter.ptr == NULL || batch_matches(b, filter))
+    if (!sub->following || sub->behind || filter.ptr == NULL || changes_match(b, filter))
         return false;
     return b->first_seq == 0 || b->first_seq == sub->pos + 1;
 }
@@ -245,7 +245,7 @@ static void publish(struct live *l, struct feed *f, struct batch *b)
     size_t before = f->ring.bytes;
     if (b == NULL || !ring_push(&f->ring, b, readers)) {
         if (b != NULL)
-            batch_unref(b);
+            changes_unref(b);
         ring_drop(&f->ring);
     }
     ring_trim(&f->ring, l->ring_bytes_max);
@@ -259,14 +259,14 @@ void feed_committed(void *live, struct commit_event *ev)
 {
     struct live *l = live;
     struct shard *sh = live_shard(l, ev->user_no);
-    sessions_reap(l);
-    struct batch *b = batch_of_event(ev);
+    catchups_reap(l);
+    struct batch *b = changes_of_event(ev);
     pthread_mutex_lock(&sh->lock);
     struct feed *f = find(sh, ev->user_no);
     if (f != NULL)
         publish(l, f, b);
     else if (b != NULL)
-        batch_unref(b);
+        changes_unref(b);
     pthread_mutex_unlock(&sh->lock);
 }
 

@@ -1,11 +1,17 @@
 /* The registry: feeds by user number, in shards with one lock each, and what a subscription is at rest.
  *
  * Locks, in the order in which they may be taken:
- *   stripe    one of STRIPES, by the subscription's address: `gone`, `busy`, and every wake that does not
- * come from a commit. Held by the end of an operation (barrier, job) and by live_unsubscribe, so that the two
- * cannot miss each other. shard     one of SHARDS, by user number: its feeds, their rings, and the positions
- * of their subscriptions. l->lock   sessions, limbo, listeners, counts of operations; leaf. Wakes are called
- * under a stripe or shard lock: that is why none is running once live_unsubscribe has returned. */
+ *
+ *   stripe   one of STRIPES, by the subscription's address: `gone`, `busy`, and every wake that does not
+ *            come from a commit. Held by the end of an operation (barrier, job) and by live_unsubscribe, so
+ *            that the two cannot miss each other.
+ *
+ *   shard    one of SHARDS, by user number: its feeds, their rings, the positions of their subscriptions.
+ *
+ *   l->lock  open sessions, limbo, listeners, counts of operations; leaf.
+ *
+ * Wakes are called under a stripe or shard lock: that is why none is running once live_unsubscribe has
+ * returned. */
 #ifndef KALAMDB_LIVE_FEED_H
 #define KALAMDB_LIVE_FEED_H
 
@@ -41,13 +47,13 @@ struct shard {
 };
 
 /* Who may touch the subscription's session: next() in the last two, the operation under way in the first. */
-enum phase { PHASE_WAITING, PHASE_SESSION, PHASE_LIVE };
+enum phase { PHASE_WAITING, PHASE_CATCHUP, PHASE_LIVE };
 
 struct live_sub {
     struct live *live;
     struct feed *feed;              /* NULL until registered; then constant */
     struct live_sub *next, **pprev; /* of the feed (shard lock), or of limbo (l->lock) */
-    struct session *session;        /* NULL at rest; whose it is, `phase` says */
+    struct catchup *catchup;        /* NULL at rest; whose it is, `phase` says */
     void (*wake)(void *arg);
     void *arg;
     uint64_t index;               /* shard lock: place in the ring */
@@ -79,10 +85,10 @@ struct live {
     pthread_mutex_t stripes[STRIPES];
 
     pthread_mutex_t lock;
-    pthread_cond_t idle;      /* operations became 0 */
-    size_t operations;        /* barriers and jobs under way */
-    struct session *sessions; /* all, for the reaper */
-    struct live_sub *limbo;   /* subscriptions of no feed */
+    pthread_cond_t idle;    /* operations became 0 */
+    size_t operations;      /* barriers and jobs under way */
+    struct catchup *open;   /* all, for the reaper */
+    struct live_sub *limbo; /* subscriptions of no feed */
     struct listener *listeners;
     _Atomic bool closing;
     _Atomic int64_t reaped_us;

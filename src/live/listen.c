@@ -1,5 +1,5 @@
 #include "live/listen.h"
-#include "live/session.h"
+#include "live/catchup.h"
 #include <stdlib.h>
 
 struct listener {

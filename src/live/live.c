@@ -1,6 +1,6 @@
 #include "live/live.h"
+#include "live/catchup.h"
 #include "live/listen.h"
-#include "live/session.h"
 #include <stdlib.h>
 
 enum err live_open(struct store *store, struct analytic *analytic, size_t ring_bytes_max, struct live **ret,
@@ -44,7 +44,7 @@ void live_close_all(struct live *l)
 {
     pthread_mutex_lock(&l->lock);
     l->closing = true;
-    for (struct session *s = l->sessions; s != NULL; s = s->next)
+    for (struct catchup *s = l->open; s != NULL; s = s->next)
         analytic_cancel(&s->cancel);
     pthread_mutex_unlock(&l->lock);
     wake_all(l);
@@ -53,9 +53,9 @@ void live_close_all(struct live *l)
     while (l->operations > 0)
         pthread_cond_wait(&l->idle, &l->lock);
     /* Nobody uses a session any more; s->lock is only tried because others take l->lock inside it. */
-    for (struct session *s = l->sessions; s != NULL; s = s->next)
+    for (struct catchup *s = l->open; s != NULL; s = s->next)
         if (pthread_mutex_trylock(&s->lock) == 0) {
-            session_drop_snapshot(s);
+            catchup_drop_snapshot(s);
             pthread_mutex_unlock(&s->lock);
         }
     pthread_mutex_unlock(&l->lock);
@@ -85,8 +85,8 @@ void live_stats(struct live *l, struct live_stats *ret)
 void sub_free(struct live_sub *sub)
 {
     sub->live->subscriptions--;
-    if (sub->session != NULL)
-        session_free(sub->session);
+    if (sub->catchup != NULL)
+        catchup_free(sub->catchup);
     if (sub->listens)
         listener_free(sub->arg);
     free(sub);
@@ -112,7 +112,7 @@ enum err live_subscribe(
         memcpy(sub->conversation, o->conversation_id.ptr, o->conversation_id.len);
     l->subscriptions++;
     limbo_add(l, sub);
-    enum err e = session_begin(sub, o);
+    enum err e = catchup_begin(sub, o);
     if (e != ERR_OK) {
         limbo_remove(l, sub);
         sub_free(sub);
@@ -132,7 +132,7 @@ void live_unsubscribe(struct live_sub *sub)
     sub->gone = true;
     bool busy = sub->busy;
     if (busy)
-        analytic_cancel(&sub->session->cancel);
+        analytic_cancel(&sub->catchup->cancel);
     if (sub->feed != NULL) {
         struct shard *sh = live_shard(l, sub->feed->user_no);
         pthread_mutex_lock(&sh->lock);
@@ -146,8 +146,7 @@ void live_unsubscribe(struct live_sub *sub)
         sub_free(sub);
 }
 
-/* ---- next
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- next ---- */
 
 enum taken { TAKEN, NOTHING, LOST };
 
@@ -196,7 +195,7 @@ static enum taken follow(struct live_sub *sub, struct live_event *ev)
     if (t == TAKEN)
         l->delivered++;
     if (t == LOST) {
-        enum err e = session_resume(sub);
+        enum err e = catchup_resume(sub);
         if (e != ERR_OK)
             sub_close(sub, e);
     }
@@ -230,16 +229,16 @@ enum live_event_kind live_next(struct live_sub *sub, struct live_event *ret)
             continue;
         }
         switch (sub->phase) {
-        case PHASE_SESSION:
-            switch (session_step(sub, ret)) {
-            case SESSION_GIVEN:
+        case PHASE_CATCHUP:
+            switch (catchup_step(sub, ret)) {
+            case CATCHUP_GIVEN:
                 return ret->kind;
-            case SESSION_PAUSE:
+            case CATCHUP_PAUSE:
                 if (sub->wake != NULL)
                     sub->wake(sub->arg);
                 return pending(ret);
-            case SESSION_WAIT:
-            case SESSION_OVER:
+            case CATCHUP_WAIT:
+            case CATCHUP_OVER:
                 break;
             }
             break;

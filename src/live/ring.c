@@ -21,7 +21,7 @@ static void pop(struct ring *r)
     r->bytes -= p->batch->bytes;
     if (p->batch->has_conversations)
         r->lost_conversations = r->first + 1;
-    batch_unref(p->batch);
+    changes_unref(p->batch);
     r->head = (r->head + 1) & (r->cap - 1);
     r->first++;
     if (--r->count == 0) {
@@ -60,7 +60,7 @@ bool ring_push(struct ring *r, struct batch *b, uint32_t readers)
         r->first++;
         if (b->has_conversations)
             r->lost_conversations = r->first;
-        batch_unref(b);
+        changes_unref(b);
         return true;
     }
     if (r->count == r->cap && !grow(r))

@@ -114,8 +114,7 @@ struct fake_user *fake_user(struct store *s, const char *id)
     return u;
 }
 
-/* ---- commits
- * ------------------------------------------------------------------------------------------------- */
+/* ---- commits ---- */
 
 void commit_event_ref(struct commit_event *ev)
 {
@@ -366,8 +365,7 @@ void store_set_listener(struct store *s, const struct store_listener *l)
     s->listener = *l;
 }
 
-/* ---- queues
- * -------------------------------------------------------------------------------------------------- */
+/* ---- queues ---- */
 
 void store_barrier(struct store *s, struct barrier_op *op)
 {
@@ -495,8 +493,7 @@ static void *job_thread(void *arg)
     return NULL;
 }
 
-/* ---- snapshots
- * ----------------------------------------------------------------------------------------------- */
+/* ---- snapshots ---- */
 
 enum err snapshot_open(struct store *s, struct str user_id, struct snapshot **ret, struct errctx *ec)
 {
@@ -671,8 +668,7 @@ void hot_iter_close(struct hot_iter *it)
     free(it);
 }
 
-/* ---- the worker: reads the two statements that live sends
- * ------------------------------------------------------ */
+/* ---- the worker: reads the two statements that live sends ---- */
 
 enum err snapshot_input(struct snapshot *snap, const struct schema *table, const struct scan_bounds *bounds,
     bool with_tombstones, struct analytic_input *ret, struct errctx *ec)

@@ -2,7 +2,7 @@
  */
 #include "client.h"
 #include "fake_store.h"
-#include "live/session.h"
+#include "live/catchup.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -661,7 +661,7 @@ static void failing_reads(void **state)
             fake_fail_reads(w.store, n, ERR_IO);
             settle(&w, &c);
             fake_fail_reads(w.store, 0, ERR_OK);
-            assert_int_equal(c.closed, n > SESSION_FAILURES_MAX);
+            assert_int_equal(c.closed, n > CATCHUP_FAILURES_MAX);
             if (c.closed) {
                 assert_int_equal(c.code, ERR_INTERNAL);
                 assert_int_equal(client_pump(&c, 0), 0);

@@ -1,18 +1,18 @@
 /* A session: what a subscription owns while it is not simply following the ring. It begins on the committer,
  * where the subscription takes its place at the ring's tail and, in the same breath, a snapshot that shows
- * everything before; it reads the changes in (from, to] out of that snapshot, and ends when they have been
- * given.
+ * everything before; it reads the changes in (from, to] out of that snapshot, and ends when they were given.
  *
- *            subscribe ──► [barrier] ──► RESOLVE ──► ACK ──► ROWS ──► COMPLETE ──► CONVERSATIONS ──►
- * following the ring │[job]           ▲ │[job]  (replays)    (if some were missed)     │ └────────────────┘
- * └─[job]                                        │ ring lost, store reset, snapshot gone ──► [barrier] ──►
- * ROWS … ◄─────────────────────────────────┘
+ *   subscribe ─→ [barrier] ─→ RESOLVE ─→ ACK ─→ ROWS ─→ COMPLETE ─→ CONVERSATIONS ─→ following the ring
+ *                               ↑ ↓              ↑ ↓   (of replays)   (when some         │
+ *                              [job]            [job]                 were missed)       │
+ *                                                ↑                                       │
+ *                                            [barrier] ←── ring lost, store reset ───────┘
  *
  * In brackets: an operation is under way on another thread and owns the session (PHASE_WAITING); else
- * live_next does. A snapshot that is held too long is taken away (sessions_reap); the session then opens
+ * live_next does. A snapshot that is held too long is taken away (catchups_reap); the session then opens
  * again from where it is, as a client would that comes back with its last _seq. */
-#ifndef KALAMDB_LIVE_SESSION_H
-#define KALAMDB_LIVE_SESSION_H
+#ifndef KALAMDB_LIVE_CATCHUP_H
+#define KALAMDB_LIVE_CATCHUP_H
 
 #include "live/feed.h"
 
@@ -26,20 +26,20 @@
 #define COLD_WINDOW 4096
 #define COLD_TIMEOUT_MS 30000
 /* Failed reads in a row before the subscription is closed; its client resumes. */
-#define SESSION_FAILURES_MAX 5
-#define SESSION_STALE_MAX 50 /* the same for snapshots that a reopened store made void */
+#define CATCHUP_FAILURES_MAX 5
+#define CATCHUP_STALE_MAX 50 /* the same for snapshots that a reopened store made void */
 /* How long a snapshot may lie unused, and be held at all. */
 #define SNAPSHOT_IDLE_US (30 * INT64_C(1000000))
 #define SNAPSHOT_AGE_US (300 * INT64_C(1000000))
 
-enum session_step { STEP_RESOLVE, STEP_ACK, STEP_ROWS, STEP_COMPLETE, STEP_CONVERSATIONS };
+enum catchup_step { STEP_RESOLVE, STEP_ACK, STEP_ROWS, STEP_COMPLETE, STEP_CONVERSATIONS };
 
-struct session {
+struct catchup {
     struct barrier_op barrier;
     struct analytic_job job;
     struct analytic_cancel cancel;
     struct live_sub *sub;
-    struct session *next, **pprev; /* l->lock: all sessions */
+    struct catchup *next, **pprev; /* l->lock: all sessions */
 
     pthread_mutex_t lock;        /* held while the snapshot is used; the reaper only tries */
     struct snapshot *snap;       /* lock; NULL: none, or taken away */
@@ -48,7 +48,7 @@ struct session {
     bool has_input;
     int64_t opened_us, used_us; /* lock */
 
-    enum session_step step;
+    enum catchup_step step;
     bool replay; /* counts, and says so at its end */
     bool resync;
     bool conversations; /* the subscriber missed some: give the latest state of all */
@@ -70,41 +70,41 @@ struct session {
     uint8_t user_len, feed_len;
     char bytes[]; /* user id, feed asked for */
 };
-static inline struct str session_user(const struct session *s)
+static inline struct str catchup_user(const struct catchup *s)
 {
     return str_n(s->bytes, s->user_len);
 }
-static inline struct str session_feed(const struct session *s)
+static inline struct str catchup_feed(const struct catchup *s)
 {
     return str_n(s->bytes + s->user_len, s->feed_len);
 }
 
 enum step_result {
-    SESSION_GIVEN, /* *ev is an event */
-    SESSION_WAIT,  /* an operation is under way */
-    SESSION_PAUSE, /* much was looked at, nothing found: let others run, then go on */
-    SESSION_OVER   /* the session is gone */
+    CATCHUP_GIVEN, /* *ev is an event */
+    CATCHUP_WAIT,  /* an operation is under way */
+    CATCHUP_PAUSE, /* much was looked at, nothing found: let others run, then go on */
+    CATCHUP_OVER   /* the session is gone */
 };
 
 /* Begins the subscription's first session. */
-enum err session_begin(struct live_sub *sub, const struct live_subscribe *options) CHECKED;
+enum err catchup_begin(struct live_sub *sub, const struct live_subscribe *options) CHECKED;
 /* Begins one from the subscription's position, which the ring cannot serve. */
-enum err session_resume(struct live_sub *sub) CHECKED;
-enum step_result session_step(struct live_sub *sub, struct live_event *ev);
-void session_free(struct session *s);
+enum err catchup_resume(struct live_sub *sub) CHECKED;
+enum step_result catchup_step(struct live_sub *sub, struct live_event *ev);
+void catchup_free(struct catchup *s);
 /* With `lock` held. */
-void session_drop_snapshot(struct session *s);
+void catchup_drop_snapshot(struct catchup *s);
 /* Takes away snapshots that were held too long; does something at most once a second. */
-void sessions_reap(struct live *l);
+void catchups_reap(struct live *l);
 
-/* Reads, in session_read.c. With `lock` held and a snapshot; on OK `done` has moved and `batch` holds rows or
+/* Reads, in catchup_read.c. With `lock` held and a snapshot; on OK `done` has moved and `batch` holds rows or
  * is NULL. UNAVAILABLE: the snapshot is stale. */
-enum err session_read_hot(struct session *s) CHECKED;
-enum err session_read_cold(struct session *s) CHECKED;
+enum err catchup_read_hot(struct catchup *s) CHECKED;
+enum err catchup_read_cold(struct catchup *s) CHECKED;
 /* ins_seq of the message, or of the last one before it. */
-enum err session_find_arrival(struct session *s, uint64_t *ret) CHECKED;
+enum err catchup_find_arrival(struct catchup *s, uint64_t *ret) CHECKED;
 /* The next conversation rows as a batch; none: all were given. */
-enum err session_read_conversations(struct session *s) CHECKED;
+enum err catchup_read_conversations(struct catchup *s) CHECKED;
 
 void sub_free(struct live_sub *sub);
 

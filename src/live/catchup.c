@@ -1,14 +1,13 @@
-#include "live/session.h"
+#include "live/catchup.h"
 #include <stdlib.h>
 
-#define SESSION_OF(ptr, member) ((struct session *)(void *)((char *)(ptr)-offsetof(struct session, member)))
+#define CATCHUP_OF(ptr, member) ((struct catchup *)(void *)((char *)(ptr)-offsetof(struct catchup, member)))
 #define WINDOWS_PER_STEP 4
 
-/* ---- operations: what runs on the committer or a pool thread on behalf of a session
- * -------------------------- */
+/* ---- operations: what runs on the committer or a pool thread on behalf of a session ---- */
 
 /* False: we are closing. From here to op_end the session belongs to the operation. */
-static bool op_begin(struct session *s)
+static bool op_begin(struct catchup *s)
 {
     struct live_sub *sub = s->sub;
     struct live *l = sub->live;
@@ -27,7 +26,7 @@ static bool op_begin(struct session *s)
 }
 
 /* With the stripe locked; unlocks it. The subscriber may be gone, then it is upon us to free. */
-static void op_end(struct session *s, pthread_mutex_t *stripe, enum err e)
+static void op_end(struct catchup *s, pthread_mutex_t *stripe, enum err e)
 {
     struct live_sub *sub = s->sub;
     struct live *l = sub->live;
@@ -36,7 +35,7 @@ static void op_end(struct session *s, pthread_mutex_t *stripe, enum err e)
     if (!gone) {
         if (e != ERR_OK)
             sub_close(sub, e);
-        sub->phase = PHASE_SESSION;
+        sub->phase = PHASE_CATCHUP;
         if (!sub->parked)
             sub_wake(sub);
     }
@@ -52,16 +51,15 @@ static void op_end(struct session *s, pthread_mutex_t *stripe, enum err e)
     pthread_mutex_unlock(&l->lock);
 }
 
-/* ---- on the committer
- * ---------------------------------------------------------------------------------------- */
+/* ---- on the committer ---- */
 
 /* A cursor before forgotten deletions cannot be brought up to date by replaying what is left. */
-static bool cursor_too_old(const struct session *s, uint64_t from)
+static bool cursor_too_old(const struct catchup *s, uint64_t from)
 {
     return from > 0 && from < snapshot_forgotten_seq(s->snap);
 }
 
-static void start_at(struct session *s, uint64_t from, bool resync)
+static void start_at(struct catchup *s, uint64_t from, bool resync)
 {
     s->resync = resync || (s->replay && cursor_too_old(s, from));
     s->replay |= s->resync;
@@ -70,9 +68,9 @@ static void start_at(struct session *s, uint64_t from, bool resync)
 }
 
 /* Where does the subscriber stand, by the cursor it named? */
-static enum err resolve(struct session *s, struct str feed)
+static enum err resolve(struct catchup *s, struct str feed)
 {
-    bool resync = s->has_feed && !str_eq(session_feed(s), feed);
+    bool resync = s->has_feed && !str_eq(catchup_feed(s), feed);
     s->replay = s->has_last_seq || s->has_last_msg_id;
     if (s->has_last_seq) {
         start_at(s, s->last_seq, resync || s->last_seq > s->to);
@@ -91,15 +89,15 @@ static enum err resolve(struct session *s, struct str feed)
     return ERR_OK;
 }
 
-static enum err take_snapshot(struct session *s)
+static enum err take_snapshot(struct catchup *s)
 {
     struct live *l = s->sub->live;
     struct errctx ec;
     struct snapshot *snap;
-    enum err e = snapshot_open(l->store, session_user(s), &snap, &ec);
+    enum err e = snapshot_open(l->store, catchup_user(s), &snap, &ec);
     if (e != ERR_OK)
         return e;
-    session_drop_snapshot(s);
+    catchup_drop_snapshot(s);
     s->snap = snap;
     s->opened_us = s->used_us = os_monotonic_us(l->os);
     s->to = snapshot_seq(snap);
@@ -109,10 +107,10 @@ static enum err take_snapshot(struct session *s)
     return s->step == STEP_RESOLVE ? resolve(s, snapshot_feed(snap)) : ERR_OK;
 }
 
-static enum err take_first_place(struct session *s, struct shard *sh, uint64_t user_no)
+static enum err take_first_place(struct catchup *s, struct shard *sh, uint64_t user_no)
 {
     struct live_sub *sub = s->sub;
-    struct feed *f = feed_enter(sub->live, sh, user_no, session_user(s), snapshot_feed(s->snap));
+    struct feed *f = feed_enter(sub->live, sh, user_no, catchup_user(s), snapshot_feed(s->snap));
     if (f == NULL)
         return ERR_NO_MEMORY;
     limbo_remove(sub->live, sub);
@@ -122,7 +120,7 @@ static enum err take_first_place(struct session *s, struct shard *sh, uint64_t u
 
 /* The position is one that we gave out. If the history is no longer what it was, the client has to ask again.
  */
-static enum err take_place_again(struct session *s)
+static enum err take_place_again(struct catchup *s)
 {
     struct live_sub *sub = s->sub;
     feed_rejoin(sub->live, sub);
@@ -137,7 +135,7 @@ static enum err take_place_again(struct session *s)
 }
 
 /* The other half of what must happen at one point of the commit order. Under the stripe. */
-static enum err take_place(struct session *s)
+static enum err take_place(struct catchup *s)
 {
     struct live_sub *sub = s->sub;
     uint64_t user_no = snapshot_user_no(s->snap);
@@ -152,10 +150,10 @@ static enum err take_place(struct session *s)
 
 static void on_barrier(struct barrier_op *op, enum err err)
 {
-    struct session *s = SESSION_OF(op, barrier);
+    struct catchup *s = CATCHUP_OF(op, barrier);
     struct live_sub *sub = s->sub;
     struct live *l = sub->live;
-    sessions_reap(l);
+    catchups_reap(l);
     pthread_mutex_t *stripe = live_stripe(l, sub);
     pthread_mutex_lock(stripe);
     if (l->closing) {
@@ -171,31 +169,30 @@ static void on_barrier(struct barrier_op *op, enum err err)
     if (err == ERR_OK && !sub->gone)
         err = take_place(s);
     if (err != ERR_OK || (s->step == STEP_ACK && s->done == s->to))
-        session_drop_snapshot(s);
+        catchup_drop_snapshot(s);
     pthread_mutex_unlock(&s->lock);
     op_end(s, stripe, err);
 }
 
-static enum step_result submit_barrier(struct session *s)
+static enum step_result submit_barrier(struct catchup *s)
 {
     if (!op_begin(s)) {
         sub_close(s->sub, ERR_UNAVAILABLE);
-        return SESSION_WAIT;
+        return CATCHUP_WAIT;
     }
     /* Only a first session may have to create the user; a known one needs no write. */
     s->barrier = (struct barrier_op){.fn = on_barrier};
     if (s->sub->feed == NULL)
-        s->barrier.user_id = session_user(s);
+        s->barrier.user_id = catchup_user(s);
     store_barrier(s->sub->live->store, &s->barrier);
-    return SESSION_WAIT;
+    return CATCHUP_WAIT;
 }
 
-/* ---- on a pool thread
- * ---------------------------------------------------------------------------------------- */
+/* ---- on a pool thread ---- */
 
 /* OK also for what the next step can mend: nothing was read, and the snapshot is dropped if it is to blame.
  */
-static enum err judge(struct session *s, enum err e)
+static enum err judge(struct catchup *s, enum err e)
 {
     if (e == ERR_OK) {
         s->failures = s->stale = 0;
@@ -206,26 +203,26 @@ static enum err judge(struct session *s, enum err e)
         return ERR_OK;
     }
     if (e == ERR_UNAVAILABLE) {
-        session_drop_snapshot(s);
-        return ++s->stale > SESSION_STALE_MAX ? e : ERR_OK;
+        catchup_drop_snapshot(s);
+        return ++s->stale > CATCHUP_STALE_MAX ? e : ERR_OK;
     }
-    return ++s->failures > SESSION_FAILURES_MAX || e == ERR_NO_MEMORY || e == ERR_CORRUPT ? e : ERR_OK;
+    return ++s->failures > CATCHUP_FAILURES_MAX || e == ERR_NO_MEMORY || e == ERR_CORRUPT ? e : ERR_OK;
 }
 
 static void on_job(struct analytic_job *job)
 {
-    struct session *s = SESSION_OF(job, job);
+    struct catchup *s = CATCHUP_OF(job, job);
     struct live *l = s->sub->live;
     enum err e = ERR_OK;
     pthread_mutex_lock(&s->lock);
     if (s->snap != NULL && !l->closing) {
         if (s->step == STEP_RESOLVE) {
             uint64_t from;
-            e = session_find_arrival(s, &from);
+            e = catchup_find_arrival(s, &from);
             if (e == ERR_OK)
                 start_at(s, from, false);
         } else {
-            e = session_read_cold(s);
+            e = catchup_read_cold(s);
         }
         e = judge(s, e);
         s->used_us = os_monotonic_us(l->os);
@@ -236,24 +233,23 @@ static void on_job(struct analytic_job *job)
     op_end(s, stripe, e);
 }
 
-static enum step_result submit_job(struct session *s)
+static enum step_result submit_job(struct catchup *s)
 {
     if (!op_begin(s)) {
         sub_close(s->sub, ERR_UNAVAILABLE);
-        return SESSION_WAIT;
+        return CATCHUP_WAIT;
     }
     s->job.run = on_job;
     analytic_submit(s->sub->live->analytic, &s->job);
-    return SESSION_WAIT;
+    return CATCHUP_WAIT;
 }
 
-/* ---- on the reader's thread
- * ---------------------------------------------------------------------------------- */
+/* ---- on the reader's thread ---- */
 
-static struct session *session_new(struct live_sub *sub, struct str user, struct str feed)
+static struct catchup *catchup_new(struct live_sub *sub, struct str user, struct str feed)
 {
     struct live *l = sub->live;
-    struct session *s = calloc(1, sizeof *s + user.len + feed.len);
+    struct catchup *s = calloc(1, sizeof *s + user.len + feed.len);
     if (s == NULL)
         return NULL;
     s->sub = sub;
@@ -264,23 +260,23 @@ static struct session *session_new(struct live_sub *sub, struct str user, struct
     if (feed.len > 0)
         memcpy(s->bytes + user.len, feed.ptr, feed.len);
     pthread_mutex_lock(&l->lock);
-    s->next = l->sessions;
-    s->pprev = &l->sessions;
+    s->next = l->open;
+    s->pprev = &l->open;
     if (s->next != NULL)
         s->next->pprev = &s->next;
-    l->sessions = s;
+    l->open = s;
     pthread_mutex_unlock(&l->lock);
-    sub->session = s;
+    sub->catchup = s;
     return s;
 }
 
-enum err session_begin(struct live_sub *sub, const struct live_subscribe *o)
+enum err catchup_begin(struct live_sub *sub, const struct live_subscribe *o)
 {
     if (o->user_id.len > UINT8_MAX)
         return ERR_INVALID_REQUEST;
     /* No feed has so long a name; its first bytes alone say that it is another one. */
     struct str feed = str_n(o->feed.ptr, o->feed.len > UINT8_MAX ? UINT8_MAX : o->feed.len);
-    struct session *s = session_new(sub, o->user_id, feed);
+    struct catchup *s = catchup_new(sub, o->user_id, feed);
     if (s == NULL)
         return ERR_NO_MEMORY;
     s->has_feed = feed.len > 0;
@@ -293,9 +289,9 @@ enum err session_begin(struct live_sub *sub, const struct live_subscribe *o)
     return ERR_OK;
 }
 
-enum err session_resume(struct live_sub *sub)
+enum err catchup_resume(struct live_sub *sub)
 {
-    struct session *s = session_new(sub, feed_user(sub->feed), STR_NULL);
+    struct catchup *s = catchup_new(sub, feed_user(sub->feed), STR_NULL);
     if (s == NULL)
         return ERR_NO_MEMORY;
     s->step = STEP_ROWS;
@@ -305,7 +301,7 @@ enum err session_resume(struct live_sub *sub)
     return ERR_OK;
 }
 
-void session_drop_snapshot(struct session *s)
+void catchup_drop_snapshot(struct catchup *s)
 {
     if (s->iter != NULL)
         hot_iter_close(s->iter);
@@ -316,7 +312,7 @@ void session_drop_snapshot(struct session *s)
     s->has_input = false;
 }
 
-void session_free(struct session *s)
+void catchup_free(struct catchup *s)
 {
     struct live *l = s->sub->live;
     pthread_mutex_lock(&l->lock);
@@ -324,44 +320,44 @@ void session_free(struct session *s)
     if (s->next != NULL)
         s->next->pprev = s->pprev;
     pthread_mutex_unlock(&l->lock);
-    session_drop_snapshot(s);
+    catchup_drop_snapshot(s);
     if (s->batch != NULL)
-        batch_unref(s->batch);
+        changes_unref(s->batch);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
-void sessions_reap(struct live *l)
+void catchups_reap(struct live *l)
 {
     int64_t now = os_monotonic_us(l->os), last = l->reaped_us;
     if (now - last < 1000000 || !atomic_compare_exchange_strong(&l->reaped_us, &last, now))
         return;
     pthread_mutex_lock(&l->lock);
-    for (struct session *s = l->sessions; s != NULL; s = s->next) {
+    for (struct catchup *s = l->open; s != NULL; s = s->next) {
         if (pthread_mutex_trylock(&s->lock) != 0)
             continue;
         if (s->snap != NULL && (now - s->used_us > SNAPSHOT_IDLE_US || now - s->opened_us > SNAPSHOT_AGE_US))
-            session_drop_snapshot(s);
+            catchup_drop_snapshot(s);
         pthread_mutex_unlock(&s->lock);
     }
     pthread_mutex_unlock(&l->lock);
 }
 
-static enum step_result give_ack(struct session *s, struct live_event *ev)
+static enum step_result give_ack(struct catchup *s, struct live_event *ev)
 {
     struct live *l = s->sub->live;
     *ev = (struct live_event){
         .kind = LIVE_ACK, .seq = s->to, .resync = s->resync, .feed = feed_name(s->sub->feed)};
     l->replays += s->replay;
     s->step = STEP_ROWS;
-    return SESSION_GIVEN;
+    return CATCHUP_GIVEN;
 }
 
 /* From the batch in hand; false when there is nothing left in it. */
-static bool give_change(struct session *s, struct live_event *ev)
+static bool give_change(struct catchup *s, struct live_event *ev)
 {
     if (s->batch != NULL && s->given == s->batch->n) {
-        batch_unref(s->batch);
+        changes_unref(s->batch);
         s->batch = NULL;
     }
     if (s->batch == NULL)
@@ -380,7 +376,7 @@ static bool give_change(struct session *s, struct live_event *ev)
 }
 
 /* Reads more of what the step is about, at most one batch. */
-static enum step_result read_more(struct session *s)
+static enum step_result read_more(struct catchup *s)
 {
     struct live *l = s->sub->live;
     enum err e = ERR_OK;
@@ -390,35 +386,35 @@ static enum step_result read_more(struct session *s)
     bool have = s->snap != NULL;
     if (have && !cold) {
         s->used_us = os_monotonic_us(l->os);
-        e = judge(s, s->step == STEP_ROWS ? session_read_hot(s) : session_read_conversations(s));
+        e = judge(s, s->step == STEP_ROWS ? catchup_read_hot(s) : catchup_read_conversations(s));
     }
     pthread_mutex_unlock(&s->lock);
     if (!have)
         return submit_barrier(s);
     if (e != ERR_OK) {
         sub_close(s->sub, e);
-        return SESSION_WAIT;
+        return CATCHUP_WAIT;
     }
-    return cold ? submit_job(s) : SESSION_PAUSE;
+    return cold ? submit_job(s) : CATCHUP_PAUSE;
 }
 
-static enum step_result step_rows(struct session *s, struct live_event *ev)
+static enum step_result step_rows(struct catchup *s, struct live_event *ev)
 {
     for (int i = 0; i < WINDOWS_PER_STEP; i++) {
         if (give_change(s, ev))
-            return SESSION_GIVEN;
+            return CATCHUP_GIVEN;
         if (s->done >= s->to) {
             s->step = STEP_COMPLETE;
-            return SESSION_PAUSE;
+            return CATCHUP_PAUSE;
         }
         enum step_result r = read_more(s);
-        if (r != SESSION_PAUSE)
+        if (r != CATCHUP_PAUSE)
             return r;
     }
-    return give_change(s, ev) ? SESSION_GIVEN : SESSION_PAUSE;
+    return give_change(s, ev) ? CATCHUP_GIVEN : CATCHUP_PAUSE;
 }
 
-static void finish_rows(struct session *s)
+static void finish_rows(struct catchup *s)
 {
     struct live_sub *sub = s->sub;
     struct shard *sh = live_shard(sub->live, sub->feed->user_no);
@@ -429,20 +425,20 @@ static void finish_rows(struct session *s)
     s->step = STEP_CONVERSATIONS;
 }
 
-static enum step_result step_conversations(struct session *s, struct live_event *ev)
+static enum step_result step_conversations(struct catchup *s, struct live_event *ev)
 {
     for (;;) {
         if (give_change(s, ev))
-            return SESSION_GIVEN;
+            return CATCHUP_GIVEN;
         if (!s->conversations)
-            return SESSION_OVER;
+            return CATCHUP_OVER;
         enum step_result r = read_more(s);
-        if (r != SESSION_PAUSE)
+        if (r != CATCHUP_PAUSE)
             return r;
     }
 }
 
-static enum step_result end(struct session *s)
+static enum step_result end(struct catchup *s)
 {
     struct live_sub *sub = s->sub;
     struct shard *sh = live_shard(sub->live, sub->feed->user_no);
@@ -450,13 +446,13 @@ static enum step_result end(struct session *s)
     sub->pos = s->to;
     sub->following = true;
     pthread_mutex_unlock(&sh->lock);
-    session_free(s);
-    sub->session = NULL;
+    catchup_free(s);
+    sub->catchup = NULL;
     sub->phase = PHASE_LIVE;
-    return SESSION_OVER;
+    return CATCHUP_OVER;
 }
 
-static enum step_result step_resolve(struct session *s)
+static enum step_result step_resolve(struct catchup *s)
 {
     pthread_mutex_lock(&s->lock);
     bool have = s->snap != NULL;
@@ -464,9 +460,9 @@ static enum step_result step_resolve(struct session *s)
     return have ? submit_job(s) : submit_barrier(s);
 }
 
-enum step_result session_step(struct live_sub *sub, struct live_event *ev)
+enum step_result catchup_step(struct live_sub *sub, struct live_event *ev)
 {
-    struct session *s = sub->session;
+    struct catchup *s = sub->catchup;
     enum step_result r;
     switch (s->step) {
     case STEP_RESOLVE:
@@ -486,12 +482,12 @@ enum step_result session_step(struct live_sub *sub, struct live_event *ev)
                 .seq = s->to,
                 .message_count = s->count,
                 .last_msg_id = s->last_msg_id};
-            return SESSION_GIVEN;
+            return CATCHUP_GIVEN;
         }
         /* fall through */
     case STEP_CONVERSATIONS:
         r = step_conversations(s, ev);
-        return r == SESSION_OVER ? end(s) : r;
+        return r == CATCHUP_OVER ? end(s) : r;
     }
-    return SESSION_WAIT;
+    return CATCHUP_WAIT;
 }

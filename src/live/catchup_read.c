@@ -1,13 +1,12 @@
 #include "base/json.h"
-#include "live/session.h"
+#include "live/catchup.h"
 #include <stdlib.h>
 
-/* ---- hot
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- hot ---- */
 
 /* What the row's last change means to somebody who has all up to s->from: nothing, for a row that came and
  * went. */
-static bool fold(const struct session *s, struct row_meta meta, enum change_op *ret)
+static bool fold(const struct catchup *s, struct row_meta meta, enum change_op *ret)
 {
     bool arrived = meta.ins_seq > s->from;
     if ((meta.flags & ROW_TOMBSTONE) != 0) {
@@ -18,7 +17,7 @@ static bool fold(const struct session *s, struct row_meta meta, enum change_op *
     return true;
 }
 
-static enum err add_hot(struct session *s, struct batch *b, struct buf *rows, struct str row)
+static enum err add_hot(struct catchup *s, struct batch *b, struct buf *rows, struct str row)
 {
     struct value values[MSG_NCOLUMNS];
     struct row_meta meta;
@@ -29,13 +28,13 @@ static enum err add_hot(struct session *s, struct batch *b, struct buf *rows, st
         return ERR_CORRUPT;
     enum change_op op;
     if (fold(s, meta, &op))
-        batch_add(b, rows, op, meta.seq, values[MSG_ID].i, row);
+        changes_add(b, rows, op, meta.seq, values[MSG_ID].i, row);
     s->done = meta.seq;
     return ERR_OK;
 }
 
 static enum err read_rows(
-    struct session *s, struct hot_iter *it, uint64_t end, struct batch *b, struct buf *rows)
+    struct catchup *s, struct hot_iter *it, uint64_t end, struct batch *b, struct buf *rows)
 {
     struct errctx ec;
     while (b->n < b->cap && rows->len < HOT_BYTES) {
@@ -54,20 +53,20 @@ static enum err read_rows(
 }
 
 /* Takes over b and rows. */
-static enum err keep(struct session *s, struct batch *b, struct buf *rows, enum err e)
+static enum err keep(struct catchup *s, struct batch *b, struct buf *rows, enum err e)
 {
-    if (e == ERR_OK && !batch_seal(b, rows))
+    if (e == ERR_OK && !changes_seal(b, rows))
         e = ERR_NO_MEMORY;
     buf_release(rows);
     if (e != ERR_OK || b->n == 0) {
-        batch_unref(b);
+        changes_unref(b);
         return e;
     }
     s->batch = b;
     return ERR_OK;
 }
 
-enum err session_read_hot(struct session *s)
+enum err catchup_read_hot(struct catchup *s)
 {
     uint64_t end = s->to - s->done > HOT_WINDOW ? s->done + HOT_WINDOW : s->to, done = s->done;
     struct scan_spec spec = {
@@ -84,7 +83,7 @@ enum err session_read_hot(struct session *s)
     if (e != ERR_OK)
         return e;
     struct buf rows = BUF_INIT(0);
-    struct batch *b = batch_new(HOT_ROWS);
+    struct batch *b = changes_new(HOT_ROWS);
     e = b == NULL ? ERR_NO_MEMORY : read_rows(s, it, end, b, &rows);
     hot_iter_close(it);
     if (b != NULL)
@@ -94,11 +93,10 @@ enum err session_read_hot(struct session *s)
     return e;
 }
 
-/* ---- conversations
- * ------------------------------------------------------------------------------------------- */
+/* ---- conversations ---- */
 
 /* A conversation that is not there has no state to tell. */
-static enum err add_one_conversation(struct session *s, struct batch *b, struct buf *rows)
+static enum err add_one_conversation(struct catchup *s, struct batch *b, struct buf *rows)
 {
     struct value values[CONV_NCOLUMNS];
     struct errctx ec;
@@ -110,12 +108,12 @@ static enum err add_one_conversation(struct session *s, struct batch *b, struct 
     if (row.failed)
         e = ERR_NO_MEMORY;
     else
-        batch_add(b, rows, CHANGE_CONVERSATION, 0, 0, buf_view(&row));
+        changes_add(b, rows, CHANGE_CONVERSATION, 0, 0, buf_view(&row));
     buf_release(&row);
     return e;
 }
 
-static enum err add_conversations(struct session *s, struct batch *b, struct buf *rows)
+static enum err add_conversations(struct catchup *s, struct batch *b, struct buf *rows)
 {
     struct scan_spec spec = {.order = SCAN_TABLE, .id_max = INT64_MAX, .table = &schema_conversations};
     struct errctx ec;
@@ -126,7 +124,7 @@ static enum err add_conversations(struct session *s, struct batch *b, struct buf
         struct str row;
         e = hot_iter_next(s->iter, &row, &ec);
         if (e == ERR_OK)
-            batch_add(b, rows, CHANGE_CONVERSATION, 0, 0, row);
+            changes_add(b, rows, CHANGE_CONVERSATION, 0, 0, row);
     }
     if (e == ERR_NOT_FOUND) {
         s->conversations = false;
@@ -135,11 +133,11 @@ static enum err add_conversations(struct session *s, struct batch *b, struct buf
     return e;
 }
 
-enum err session_read_conversations(struct session *s)
+enum err catchup_read_conversations(struct catchup *s)
 {
     bool one = sub_filter(s->sub).ptr != NULL;
     struct buf rows = BUF_INIT(0);
-    struct batch *b = batch_new(one ? 1 : HOT_ROWS);
+    struct batch *b = changes_new(one ? 1 : HOT_ROWS);
     if (b == NULL)
         return ERR_NO_MEMORY;
     enum err e = one ? add_one_conversation(s, b, &rows) : add_conversations(s, b, &rows);
@@ -149,10 +147,9 @@ enum err session_read_conversations(struct session *s)
     return e;
 }
 
-/* ---- cold
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- cold ---- */
 
-static enum err open_input(struct session *s, struct errctx *ec)
+static enum err open_input(struct catchup *s, struct errctx *ec)
 {
     if (s->has_input)
         return ERR_OK;
@@ -171,12 +168,12 @@ static enum err open_input(struct session *s, struct errctx *ec)
 }
 
 static enum err run(
-    struct session *s, struct buf *sql, size_t rows_max, struct rowset *ret, struct errctx *ec)
+    struct catchup *s, struct buf *sql, size_t rows_max, struct rowset *ret, struct errctx *ec)
 {
     if (sql->failed)
         return ERR_NO_MEMORY;
     struct analytic_request rq = {
-        .user_id = session_user(s),
+        .user_id = catchup_user(s),
         .sql = buf_view(sql),
         .ninputs = 1,
         .inputs = &s->input,
@@ -203,7 +200,7 @@ static void sql_quote(struct buf *b, struct str s)
 /* One read: rows by _seq up to COLD_BYTES and rows_max, but at least one; _total says how many the range
  * holds, so that an exhausted range needs no second look. Its columns: the schema's, then _deleted and
  * _total. */
-static void put_rows_sql(struct session *s, struct buf *b, uint64_t end)
+static void put_rows_sql(struct catchup *s, struct buf *b, uint64_t end)
 {
     buf_str(b, STR("SELECT "));
     for (int i = 0; i < schema_messages.ncolumns; i++)
@@ -235,7 +232,7 @@ static bool adopt(struct value *v, enum value_type type)
     return true;
 }
 
-static enum err add_cold(struct session *s, struct batch *b, struct buf *rows, const struct value *row)
+static enum err add_cold(struct catchup *s, struct batch *b, struct buf *rows, const struct value *row)
 {
     struct value values[MSG_NCOLUMNS];
     for (int i = 0; i < MSG_NCOLUMNS; i++) {
@@ -259,18 +256,18 @@ static enum err add_cold(struct session *s, struct batch *b, struct buf *rows, c
     enum err e = envelope.failed ? ERR_NO_MEMORY : ERR_OK;
     enum change_op op;
     if (e == ERR_OK && fold(s, meta, &op))
-        batch_add(b, rows, op, meta.seq, values[MSG_ID].i, buf_view(&envelope));
+        changes_add(b, rows, op, meta.seq, values[MSG_ID].i, buf_view(&envelope));
     buf_release(&envelope);
     s->done = meta.seq;
     return e;
 }
 
 /* Empty ranges (changes that later ones have folded) are passed with growing steps. */
-static enum err take_rows(struct session *s, const struct rowset *rs, uint64_t end)
+static enum err take_rows(struct catchup *s, const struct rowset *rs, uint64_t end)
 {
     if (rs->ncolumns != MSG_NCOLUMNS + 2)
         return ERR_CORRUPT;
-    struct batch *b = batch_new((uint32_t)rs->nrows);
+    struct batch *b = changes_new((uint32_t)rs->nrows);
     if (b == NULL)
         return ERR_NO_MEMORY;
     struct buf rows = BUF_INIT(0);
@@ -296,7 +293,7 @@ static enum err take_rows(struct session *s, const struct rowset *rs, uint64_t e
     return ERR_OK;
 }
 
-enum err session_read_cold(struct session *s)
+enum err catchup_read_cold(struct catchup *s)
 {
     uint64_t last = s->cold_max < s->to ? s->cold_max : s->to;
     uint64_t end = last - s->done > s->window ? s->done + s->window : last;
@@ -316,7 +313,7 @@ enum err session_read_cold(struct session *s)
     return e;
 }
 
-enum err session_find_arrival(struct session *s, uint64_t *ret)
+enum err catchup_find_arrival(struct catchup *s, uint64_t *ret)
 {
     struct errctx ec;
     enum err e = open_input(s, &ec);
