@@ -25,7 +25,7 @@
     M("octet_length", "(bytea) -> integer", "a", T_INT, "octet_length($1)")                                            \
     M("bit_length", "(text) -> integer", "t", T_INT, "(strlen($1) * 8)")                                               \
     S("lower", "(text) -> text", "t", T_TEXT)                                                                          \
-    S("upper", "(text) -> text", "t", T_TEXT)                                                                          \
+    M("upper", "(text) -> text", "t", T_TEXT, "kdb_upper($1)")                                                         \
     M("initcap", "(text) -> text", "t", T_TEXT, "kdb_initcap($1)")                                                     \
     M("substring", "(text, integer) -> text", "ti", T_TEXT, "kdb_substring($1, $2)")                                   \
     M("substring", "(text, integer, integer) -> text", "tii", T_TEXT, "kdb_substring_for($1, $2, $3)")                 \
@@ -176,8 +176,8 @@
     H("json_extract_path_text", "(json, key, …) -> text", "jt*", T_TEXT, fn_json_path)                                 \
     H("jsonb_extract_path_text", "(jsonb, key, …) -> text", "jt*", T_TEXT, fn_json_path)                               \
     H("jsonb_set", "(jsonb, path, value) -> jsonb", "jtj", T_JSON, fn_json_set)                                        \
-    R("json_array_elements", "(json) -> setof json", "j", T_JSON, "unnest(CAST($1 AS JSON[]))")                        \
-    R("jsonb_array_elements", "(jsonb) -> setof jsonb", "j", T_JSON, "unnest(CAST($1 AS JSON[]))")                     \
+    R("json_array_elements", "(json) -> setof json", "j", T_JSON, "unnest(kdb_json_elements($1))")                     \
+    R("jsonb_array_elements", "(jsonb) -> setof jsonb", "j", T_JSON, "unnest(kdb_json_elements($1))")                  \
     R("json_array_elements_text", "(json) -> setof text", "j", T_TEXT, "unnest(kdb_json_texts($1))")                   \
     R("jsonb_array_elements_text", "(jsonb) -> setof text", "j", T_TEXT, "unnest(kdb_json_texts($1))")                 \
     R("json_object_keys", "(json) -> setof text", "j", T_TEXT, "unnest(json_keys($1))")                                \
@@ -205,7 +205,6 @@
     GM("count", "(*) -> bigint", "", T_BIGINT, "count(*)$F$W")                                                         \
     G("count", "(any) -> bigint", "a", T_BIGINT)                                                                       \
     GM("sum", "(number) -> bigint, numeric or double precision", "n", TYPE_SUM1, NULL)                                 \
-    GM("sum", "(interval) -> interval", "v", T_INTERVAL, "sum($D$1$O)$F$W")                                            \
     GM("avg", "(number) -> double precision", "n", TYPE_AVG1, "avg($D$1$O)$F$W")                                       \
     G("min", "(any) -> same", "a", TYPE_ARG1)                                                                          \
     G("max", "(any) -> same", "a", TYPE_ARG1)                                                                          \

@@ -363,10 +363,13 @@ void pr_function_rows(struct pr *p, const PgQuery__FuncCall *f, bool ordinality,
         return;
     }
     print_call(p, &c);
-    struct str text = pr_cut(p, at), alias = pr_output_alias(p, c.name, false);
+    struct str name = str_ends_with(c.name, STR("_array_elements")) || str_ends_with(c.name, STR("_array_elements_text"))
+                          ? STR("value")
+                          : c.name;
+    struct str text = pr_cut(p, at), alias = pr_output_alias(p, name, false);
     bool list = str_starts_with(text, STR("unnest(")) && str_ends_with(text, STR(")"));
     buf_printf(p->b, "%.*s AS %.*s", STR_FMT(text), STR_FMT(alias));
-    names_add(p, ret, (struct column_name){.name = c.name, .text = alias, .type = c.type});
+    names_add(p, ret, (struct column_name){.name = name, .text = alias, .type = c.type});
     if (!ordinality)
         return;
     struct str number = pr_output_alias(p, STR("ordinality"), false);

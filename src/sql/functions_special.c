@@ -55,14 +55,28 @@ void fn_date_trunc(struct pr *p, struct fn_call *c)
         return;
     }
     bool date = c->args[1].type == T_DATE;
+    /* Centuries and millennia begin with year 1. DuckDB gives a DATE where the time of day is gone. */
+    bool era = str_ieq(field, STR("century")) || str_ieq(field, STR("millennium"));
+    if (c->args[1].type == T_INTERVAL) {
+        fn_print(p, c, "date_trunc($1, $2)");
+        return;
+    }
+    if (era && c->nargs == 3) {
+        pr_unsupported(p, c->location, "date_trunc of this unit in a time zone");
+        return;
+    }
     if (c->nargs == 3)
         fn_print(p, c, date ? "timezone($3, date_trunc($1, timezone($3, CAST($2 AS TIMESTAMPTZ))))"
                             : "timezone($3, date_trunc($1, timezone($3, $2)))");
     else if (date) {
         c->type = T_TIMESTAMPTZ;
-        fn_print(p, c, "date_trunc($1, CAST($2 AS TIMESTAMPTZ))");
-    } else
-        fn_print(p, c, "date_trunc($1, $2)");
+        fn_print(p, c, era ? "(date_trunc($1, CAST($2 AS TIMESTAMPTZ) - to_years(1)) + to_years(1))"
+                           : "date_trunc($1, CAST($2 AS TIMESTAMPTZ))");
+    } else if (c->args[1].type == T_TIMESTAMP)
+        fn_print(p, c, era ? "(CAST(date_trunc($1, $2 - to_years(1)) AS TIMESTAMP) + to_years(1))"
+                           : "CAST(date_trunc($1, $2) AS TIMESTAMP)");
+    else
+        fn_print(p, c, era ? "(date_trunc($1, $2 - to_years(1)) + to_years(1))" : "date_trunc($1, $2)");
 }
 
 void fn_date_part(struct pr *p, struct fn_call *c)
@@ -387,25 +401,23 @@ void fn_json_set(struct pr *p, struct fn_call *c)
         pr_unsupported(p, c->location, "jsonb_set with this path (a constant '{key, …}' of at most 4 keys)");
         return;
     }
-    /* From the outside in: each level is its object with one member replaced. */
-    struct str subject = c->texts[0];
-    struct buf tail = BUF_INIT(p->b->max_bytes);
+    /* From the outside in: each level is its object with one member replaced. Nothing where a level is missing. */
+    struct str subject = c->texts[0], parent = STR(""), tail = STR("");
+    for (size_t i = 0; i + 1 < n; i++)
+        parent = pr_format(p, "%.*s%s%.*s", STR_FMT(parent), i > 0 ? ", " : "",
+            STR_FMT(pr_quote(p, keys[i].ptr == NULL ? STR("null") : keys[i])));
+    if (n > 1) {
+        buf_printf(p->b, "(CASE WHEN json_type(json_extract(%.*s, kdb_json_pointer([%.*s]))) = 'OBJECT' THEN ",
+            STR_FMT(subject), STR_FMT(parent));
+        tail = pr_format(p, " ELSE %.*s END)", STR_FMT(subject));
+    }
     for (size_t i = 0; i < n && !pr_failed(p); i++) {
         struct str key = pr_quote(p, keys[i].ptr == NULL ? STR("null") : keys[i]);
-        if (i > 0) {
-            buf_printf(p->b, "(CASE WHEN json_type(%.*s) = 'OBJECT' THEN ", STR_FMT(subject));
-        }
         buf_printf(p->b, "kdb_json_concat(%.*s, json_object(%.*s, ", STR_FMT(subject), STR_FMT(key));
-        struct str child = pr_format(p, "json_extract(%.*s, kdb_json_key(%.*s))", STR_FMT(subject), STR_FMT(key));
-        struct str end = i > 0 ? pr_format(p, ")) ELSE %.*s END)", STR_FMT(subject)) : STR("))");
-        struct buf joined = BUF_INIT(p->b->max_bytes);
-        buf_str(&joined, end);
-        buf_str(&joined, buf_view(&tail));
-        buf_release(&tail);
-        tail = joined;
-        subject = child;
+        subject = pr_format(p, "json_extract(%.*s, kdb_json_key(%.*s))", STR_FMT(subject), STR_FMT(key));
     }
     buf_str(p->b, c->texts[2]);
-    buf_str(p->b, buf_view(&tail));
-    buf_release(&tail);
+    for (size_t i = 0; i < n; i++)
+        pr_put(p, "))");
+    buf_str(p->b, tail);
 }

@@ -163,6 +163,7 @@ static struct names function_rows(struct pr *p, const PgQuery__RangeFunction *f)
     /* A single column of a scalar function is named after the alias. */
     if (f->alias != NULL && cols.n >= 1 && str_eq(cols.v[0].name, fname) && cols.n == (f->ordinality ? 2 : 1))
         cols.v[0].name = name;
+    r->scalar = cols.n == 1;
     relation_columns(p, r, alias, &cols, f->alias);
     return r->columns;
 }
@@ -362,6 +363,10 @@ static struct ex whole_row(struct pr *p, const struct relation *r, int location)
 {
     size_t at = p->b->len;
     bool any = false;
+    if (r->scalar) {
+        buf_str(p->b, r->columns.v[0].text);
+        return pr_done(p, at, r->columns.v[0].type, location);
+    }
     pr_put(p, "struct_pack(");
     for (int i = 0; i < r->columns.n; i++) {
         if (r->columns.v[i].hidden)
@@ -369,7 +374,11 @@ static struct ex whole_row(struct pr *p, const struct relation *r, int location)
         pr_put(p, any ? ", " : "");
         print_ident(p->b, r->columns.v[i].name);
         pr_put(p, " := ");
+        /* A row is shown as JSON: its instants in ISO 8601. */
+        bool instant = r->columns.v[i].type == T_TIMESTAMPTZ;
+        pr_put(p, instant ? "kdb_json_timestamptz(" : "");
         buf_str(p->b, r->columns.v[i].text);
+        pr_put(p, instant ? ")" : "");
         any = true;
     }
     pr_put(p, ")");

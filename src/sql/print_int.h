@@ -61,6 +61,7 @@ struct relation {
     const struct schema *schema; /* of a base table */
     struct names columns;
     bool key_grouped;            /* its primary key is in GROUP BY: every column may be used */
+    bool scalar;                 /* a function's single column: its row is that value */
 };
 /* One SELECT level. */
 struct scope {

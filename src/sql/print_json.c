@@ -146,7 +146,7 @@ static void contains_array(struct pr *p, struct str subject, const json_t *needl
     buf_printf(p->b, "(COALESCE(json_type(%.*s) = 'ARRAY', false)", STR_FMT(subject));
     for (size_t i = 0; i < json_array_size(needle) && !pr_failed(p); i++) {
         struct str item = pr_format(p, "kdb_e%d", depth);
-        buf_printf(p->b, " AND len(list_filter(CAST(%.*s AS JSON[]), lambda %.*s: ", STR_FMT(subject), STR_FMT(item));
+        buf_printf(p->b, " AND len(list_filter(json_extract(%.*s, '$[*]'), lambda %.*s: ", STR_FMT(subject), STR_FMT(item));
         contains(p, item, json_array_get(needle, i), depth + 1, location);
         pr_put(p, ")) > 0");
     }

@@ -577,7 +577,9 @@ static struct str operator_name(struct pr *p, size_t n, PgQuery__Node **name, in
 struct ex pr_operator(struct pr *p, const PgQuery__AExpr *e)
 {
     size_t at = p->b->len, before = p->weight;
-    struct str op = operator_name(p, e->n_name, e->name, e->location);
+    /* The others carry their keyword there. */
+    bool named = e->kind < PG_QUERY__A__EXPR__KIND__AEXPR_BETWEEN;
+    struct str op = named ? operator_name(p, e->n_name, e->name, e->location) : STR("=");
     struct ex l, r;
     if (pr_failed(p))
         return pr_done(p, at, T_ANY, e->location);

@@ -464,6 +464,11 @@ static void cast_value(struct pr *p, struct ex *e, const struct target *t)
             return;
         to = e->type == T_INT || e->type == T_BIGINT ? "DECIMAL(38,0)" : "DOUBLE";
     }
+    if (e->type == T_TIMESTAMPTZ && t->type == T_TIME)
+        pr_wrap(p, e->at, "CAST(", " AS TIMESTAMP)");
+    else if (e->type == T_JSON && (t->type == T_INT || t->type == T_BIGINT))
+        /* jsonb holds numeric, which rounds half away from zero. */
+        pr_wrap(p, e->at, "CAST(CAST(", " AS VARCHAR) AS DECIMAL(38,9))");
     if (check != NULL)
         pr_insert(p, e->at, str_c(check));
     pr_insert(p, e->at, STR("CAST("));
@@ -498,6 +503,7 @@ struct ex pr_cast(struct pr *p, const PgQuery__TypeCast *c)
         }
     } else
         cast_value(p, &e, &t);
+    bool keep = literal || (e.constant && t.type == T_TEXT && t.length < 0);
     if (t.length >= 0 && t.type == T_TEXT) {
         pr_insert(p, at, STR("\"left\"("));
         buf_printf(p->b, ", %d)", t.length);
@@ -507,5 +513,9 @@ struct ex pr_cast(struct pr *p, const PgQuery__TypeCast *c)
         pr_insert(p, at, STR("CAST("));
         pr_put(p, " AS VARCHAR)");
     }
-    return pr_done(p, at, t.type, c->location);
+    struct ex done = pr_done(p, at, t.type, c->location);
+    /* A JSON or text constant with its type written out still is one: some operators want to see it. */
+    done.constant = keep && (t.type == T_JSON || t.type == T_TEXT);
+    done.text = e.text;
+    return done;
 }
