@@ -14,6 +14,7 @@
 
 #define SPARE 2
 #define START_TIMEOUT_US INT64_C(30000000)
+#define FORK_PAUSE_US INT64_C(100000)
 #define BACKOFF_MIN_US INT64_C(50000)
 #define BACKOFF_MAX_US INT64_C(5000000)
 /* Starts in a row that may fail before callers are told so instead of waiting. */
@@ -48,6 +49,7 @@ struct pool {
     /* The keeper's own. */
     struct zygote zygote;
     int64_t start_deadline_us, retry_at_us, backoff_us;
+    int64_t fork_at_us; /* no fork before: the last one failed */
 };
 
 void pool_kill_pidfd(int pidfd)
@@ -170,6 +172,19 @@ static void on_ready(struct pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* A machine out of processes or memory for the moment. What runs goes on; who waits goes on waiting. */
+static void on_fork_failed(struct pool *p, const struct zygote_event *ev)
+{
+    pthread_mutex_lock(&p->lock);
+    struct pool_worker *w = find_pending(p, ev->control.id);
+    if (w != NULL)
+        unlink_worker(&p->pending, &p->npending, w);
+    pthread_mutex_unlock(&p->lock);
+    if (w != NULL)
+        discard(w);
+    p->fork_at_us = channel_now_us() + FORK_PAUSE_US;
+}
+
 static void on_control(struct pool *p)
 {
     struct zygote_event ev;
@@ -181,9 +196,10 @@ static void on_control(struct pool *p)
         on_forked(p, &ev);
     } else if (ev.control.type == CONTROL_FAILED) {
         zygote_failed(p, ev.text);
+    } else if (ev.control.type == CONTROL_FORK_FAILED) {
+        on_fork_failed(p, &ev);
     } else {
-        /* A machine out of processes: a zygote that begins anew after a pause is the same remedy as any. */
-        zygote_failed(p, "the zygote cannot fork");
+        zygote_failed(p, "the zygote talks nonsense");
     }
 }
 
@@ -213,7 +229,9 @@ static void ask_forks(struct pool *p)
             int error = errno;
             free(w);
             /* Out of descriptors for the moment, or a zygote that does not listen any more. */
-            if (error != EMFILE && error != ENFILE)
+            if (error == EMFILE || error == ENFILE)
+                p->fork_at_us = channel_now_us() + FORK_PAUSE_US;
+            else
                 zygote_failed(p, "the zygote does not listen");
             return;
         }
@@ -256,6 +274,10 @@ static int keeper_sleep_ms(struct pool *p, int64_t idle_in_us)
         int64_t left = p->start_deadline_us - channel_now_us();
         in_us = left < in_us ? left : in_us;
     }
+    if (p->fork_at_us != 0) {
+        int64_t left = p->fork_at_us - channel_now_us();
+        in_us = left < in_us ? left : in_us;
+    }
     if (in_us == INT64_MAX)
         return -1;
     return in_us <= 0 ? 0 : in_us > 60000000 ? 60000 : (int)((in_us + 999) / 1000);
@@ -275,7 +297,9 @@ static void *keeper_main(void *arg)
             zygote_failed(p, "the zygote did not get ready");
         if (p->zygote.pid == 0 && channel_now_us() >= p->retry_at_us)
             start_zygote(p);
-        if (p->zygote.pid != 0)
+        if (channel_now_us() >= p->fork_at_us)
+            p->fork_at_us = 0;
+        if (p->zygote.pid != 0 && p->fork_at_us == 0)
             ask_forks(p);
         int64_t now_us = os_monotonic_us(p->os), next_us = expire_idle(p, now_us);
         struct pollfd f[2] = {{.fd = p->wake, .events = POLLIN}, {.fd = p->zygote.control, .events = POLLIN}};

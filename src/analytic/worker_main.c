@@ -276,6 +276,9 @@ int main(int argc, char **argv)
     }
     fcntl(CONTROL_FD, F_SETFD, FD_CLOEXEC);
     prctl(PR_SET_NAME, "kalamdb-zygote");
+    /* Not to hold the server's folder, whatever it was started in. */
+    if (chdir("/") != 0)
+        return 2;
     w.memory_bytes_max = argc > 1 ? (size_t)strtoull(argv[1], NULL, 10) : MEMORY_BYTES_DEFAULT;
     struct errctx ec;
     errctx_clear(&ec);

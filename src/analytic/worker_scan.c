@@ -302,11 +302,16 @@ static void put_name(struct buf *b, struct str name)
     buf_u8(b, '"');
 }
 
+/* Cast to the schema's types: no work where a file has them, and the same answer where one was written
+ * otherwise. */
 static void put_columns(struct buf *b, const struct schema *s)
 {
     for (int c = 0; c < s->ncolumns; c++) {
+        struct str type = type_sql(s->columns[c].type);
         if (c > 0)
             buf_str(b, STR(", "));
+        put_name(b, s->columns[c].name);
+        buf_printf(b, "::%.*s AS ", STR_FMT(type));
         put_name(b, s->columns[c].name);
     }
 }

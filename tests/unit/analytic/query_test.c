@@ -138,6 +138,7 @@ static void next_statement_other_files(void **state)
         int fd = make_parquet(f->a, sql, NULL, 0);
         struct analytic_input in = {.schema = &schema_messages, .rows_fd = -1, .nfiles = 1, .file_fds = &fd};
         assert_string_equal(one(f->a, "SELECT msg_id FROM scan_0", &in, 1), want);
+        assert_string_equal(one(f->a, "SELECT typeof(msg_id) FROM scan_0", &in, 1), "BIGINT");
         /* The files lack most columns: they are NULL. */
         assert_string_equal(one(f->a, "SELECT client_msg_id FROM scan_0", &in, 1), "NULL");
         close(fd);
