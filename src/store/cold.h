@@ -13,8 +13,8 @@ enum {
     MERGE_ROWS_MAX = 400000, /* of a merged file: what a worker sorts within its memory */
     MERGE_RATIO = 3,         /* a file joins while it is at most this many times what is merged so far */
     REWRITE_RATIO = 4,       /* a file is rewritten when one in so many of its rows is overlaid */
-    RELEASE_CHUNK = 200,     /* rows deleted per commit: bounds the delay of a writer behind it */
-    RELEASE_PAUSE_US = 2000, /* between chunks in the background */
+    RELEASE_CHUNK = 100,     /* rows deleted per commit, some 2 ms: the delay of a writer behind it */
+    RELEASE_PAUSE_US = 4000, /* between chunks in the background */
     TAIL_CONVERSATIONS = 32, /* most recently active conversations that keep a hot tail */
     MARKS_PER_RETENTION = 16 /* seq_marks: how finely the age of tombstones is known */
 };

@@ -177,34 +177,80 @@ static enum err collect_refs(struct snapshot *snap, struct key from, struct key 
     return err != ERR_OK ? err : io;
 }
 
-static enum err visit_ref(struct gather *g, const struct row_ref *ref, struct errctx *ec)
+static enum err visit_row(struct gather *g, const struct row_ref *ref, struct str bytes, struct errctx *ec)
 {
-    struct snapshot *snap = g->snap;
-    struct key key = ref->tombstone ? key_id(snap->user_no, SPACE_TOMBSTONES, ref->msg_id)
-                                    : key_message(snap->user_no, ref->conv_no, ref->msg_id);
-    struct hot_row row = {.conv_no = ref->conv_no, .msg_id = ref->msg_id};
-    enum err err = snapshot_get(snap, &key, &row.row, ec);
-    if (err == ERR_NOT_FOUND)
-        return err_internal(ec, ERR_CORRUPT, "hot row %lld: in an index only", (long long)ref->msg_id);
-    if (err != ERR_OK)
-        return err;
+    struct hot_row row = {.conv_no = ref->conv_no, .msg_id = ref->msg_id, .row = bytes};
     if (row_decode_meta(row.row, &row.meta) != ERR_OK)
         return err_internal(ec, ERR_CORRUPT, "hot row %lld: malformed envelope", (long long)ref->msg_id);
     g->in_tombstones = ref->tombstone;
     return consider(g, &row, ec);
 }
 
-/* *ret_done: the index was narrow enough and all rows and excludes have been seen. */
-static enum err gather_by_index(struct gather *g, bool by_seq, bool *ret_done, struct errctx *ec)
+/* Reads in place: these may be large rows, of which only the copy for the worker is to stay. */
+static enum err visit_ref(struct gather *g, const struct row_ref *ref, struct errctx *ec)
+{
+    struct snapshot *snap = g->snap;
+    struct store *s = snap->store;
+    struct key key = ref->tombstone ? key_id(snap->user_no, SPACE_TOMBSTONES, ref->msg_id)
+                                    : key_message(snap->user_no, ref->conv_no, ref->msg_id);
+    enum err err = ERR_OK;
+    pthread_rwlock_rdlock(&s->db_lock);
+    if (snap->rocks == NULL || s->db == NULL) {
+        err = err_set(ec, ERR_UNAVAILABLE, "the storage was reopened after a failure; please retry");
+    } else {
+        char *message = NULL;
+        rocksdb_pinnableslice_t *slice =
+            rocksdb_get_pinned(s->db, snap->options, key.bytes, key.len, &message);
+        struct str bytes = STR_NULL;
+        err = store_rocks_err(ec, message, "read");
+        if (err == ERR_OK)
+            bytes.ptr = rocksdb_pinnableslice_value(slice, &bytes.len);
+        if (err == ERR_OK && bytes.ptr == NULL)
+            err = err_internal(ec, ERR_CORRUPT, "hot row %lld: in an index only", (long long)ref->msg_id);
+        else if (err == ERR_OK)
+            err = visit_row(g, ref, bytes, ec);
+        if (slice != NULL)
+            rocksdb_pinnableslice_destroy(slice);
+    }
+    pthread_rwlock_unlock(&s->db_lock);
+    return err;
+}
+
+/* The lowest _seq at which a hot row can be fresh or an overlay: fresh rows came after the watermark,
+ * overlays changed after their file was written. */
+static uint64_t first_change(const struct manifest *m)
+{
+    uint64_t seq = m != NULL ? m->watermark : 0;
+    for (size_t i = 0; m != NULL && i < m->nfiles; i++)
+        seq = m->files[i].as_of < seq ? m->files[i].as_of : seq;
+    return seq + 1;
+}
+
+/* The lowest _seq that matters to these bounds, and whether an index from there may be narrow. No upper end:
+ * a change after seq_max still hides the cold version. One before seq_min hides a version that is older
+ * still, which fails the bounds by itself. */
+static bool narrow_seq(const struct gather *g, uint64_t *ret_from)
+{
+    uint64_t from = g->bounds->seq_min > 0 ? (uint64_t)g->bounds->seq_min : 0;
+    uint64_t changes = first_change(g->m);
+    if (!g->with_tombstones && from < changes)
+        from = changes;
+    *ret_from = from;
+    /* Without files and bounds nearly everything is wanted: one pass is as good. */
+    bool selective = g->bounds->seq_min > 0 || (g->m != NULL && g->m->nfiles > 0);
+    return selective && from > 0 && from + REFS_MAX > g->snap->head.seq;
+}
+
+/* *ret_done: the index was narrow enough and all rows and excludes have been seen. `from_seq` 0: by msg_id.
+ */
+static enum err gather_by_index(struct gather *g, uint64_t from_seq, bool *ret_done, struct errctx *ec)
 {
     struct snapshot *snap = g->snap;
     const struct scan_bounds *b = g->bounds;
     struct key from, end;
-    if (by_seq) {
-        /* No upper end: a change after seq_max still hides the cold version. One before seq_min hides a
-         * version that is older still, which fails the bounds by itself. */
+    if (from_seq > 0) {
         struct key all = key_prefix(snap->user_no, SPACE_SEQ);
-        from = key_seq(snap->user_no, (uint64_t)b->seq_min);
+        from = key_seq(snap->user_no, from_seq);
         end = key_after(&all);
     } else {
         from = key_id(snap->user_no, SPACE_IDS, b->id_max);
@@ -215,7 +261,7 @@ static enum err gather_by_index(struct gather *g, bool by_seq, bool *ret_done, s
     if (refs == NULL)
         return err_internal(ec, ERR_NO_MEMORY, "input: out of memory");
     size_t n = 0;
-    enum err err = collect_refs(snap, from, end, by_seq, refs, &n, ec);
+    enum err err = collect_refs(snap, from, end, from_seq > 0, refs, &n, ec);
     *ret_done = n <= REFS_MAX;
     for (size_t i = 0; err == ERR_OK && *ret_done && i < n; i++)
         err = visit_ref(g, &refs[i], ec);
@@ -238,7 +284,7 @@ static enum err gather_messages(struct gather *g, struct errctx *ec)
         return cold_scan(snap, &from, &end, consider, g, ec);
     }
     if (b->id_min > 0 || b->id_max < INT64_MAX)
-        err = gather_by_index(g, false, &done, ec);
+        err = gather_by_index(g, 0, &done, ec);
     if (err != ERR_OK || done)
         return err;
     return cold_scan_space(snap, SPACE_MESSAGES, consider, g, ec);
@@ -252,8 +298,9 @@ static enum err gather_rows(struct gather *g, struct errctx *ec)
     enum err err = ERR_OK;
     if (b->id_min > b->id_max || b->id_max < 0 || b->seq_max < 0)
         return ERR_OK;
-    if (b->seq_min > 0 && (uint64_t)b->seq_min + REFS_MAX > snap->head.seq)
-        err = gather_by_index(g, true, &done, ec);
+    uint64_t from_seq;
+    if (narrow_seq(g, &from_seq))
+        err = gather_by_index(g, from_seq, &done, ec);
     if (err != ERR_OK || done)
         return err;
     err = gather_messages(g, ec);

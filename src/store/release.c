@@ -182,7 +182,9 @@ static enum err select_row(void *arg, const struct hot_row *row, struct errctx *
     return add_row(r, row, ec);
 }
 
-/* ---- deletion ---- */
+/* ---- deletion ----
+ *
+ * Without fsync: what a power loss takes back is found pending at the next open. */
 
 struct release_op {
     struct commit_op op;
@@ -252,7 +254,7 @@ static enum err delete_rows(struct release *r, enum consolidate_mode mode, struc
     m.epoch = r->snap->head.cold_epoch;
     m.user_floor = r->user_floor;
     do {
-        struct release_op o = {.op = {.apply = apply_release, .durability = DURABILITY_SYNC},
+        struct release_op o = {.op = {.apply = apply_release, .durability = DURABILITY_ASYNC},
             .r = r,
             .user_no = r->snap->user_no,
             .from = at,

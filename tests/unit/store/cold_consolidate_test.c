@@ -238,16 +238,16 @@ static void bounds_prune(void **state)
     cold_close(&c);
 }
 
-/* Random bounds over a store in a mixed state. */
-static void bounds_random(void **state)
+/* Random bounds over a store in a mixed state: with few changes since the last file, which an index finds,
+ * and with many, which take a pass over everything hot. */
+static void random_bounds(size_t per_round, size_t changes)
 {
-    (void)state;
     struct cold c;
     unsigned seed = 12345;
     cold_open(&c, "user_alice", 2);
     for (int round = 0; round < 3; round++) {
-        cold_insert(&c, 60, 7);
-        for (int i = 0; i < 12; i++) {
+        cold_insert(&c, per_round, 7);
+        for (size_t i = 0; i < changes; i++) {
             size_t at = (size_t)rand_r(&seed) % c.nrows;
             if (c.rows[at].live && i % 3 != 0)
                 cold_update(&c, at, "random change");
@@ -263,21 +263,29 @@ static void bounds_random(void **state)
         size_t lo = p < q ? p : q, hi = p < q ? q : p;
         if (i % 2 == 0) {
             b.id_min = c.rows[lo].id;
-            b.id_max = c.rows[hi].id;
+            b.id_max = c.rows[i % 4 == 0 ? lo + (hi - lo) / 20 : hi].id;
         }
         if (i % 3 == 0) {
             b.ts_min = c.rows[lo].ts;
             b.ts_max = c.rows[hi].ts;
         }
         if (i % 5 == 0) {
-            b.seq_min = rand_r(&seed) % 220;
+            b.seq_min = rand_r(&seed) % (int)(3 * per_round);
             b.seq_max = b.seq_min + rand_r(&seed) % 100;
         }
         if (i % 7 == 0)
             b.conversation_id = STR("c3");
         cold_check_bounds(&c, &b);
     }
+    cold_check(&c);
     cold_close(&c);
+}
+
+static void bounds_random(void **state)
+{
+    (void)state;
+    random_bounds(60, 12);
+    random_bounds(700, 30);
 }
 
 /* Small files are merged, their number grows with the logarithm of the rows; ids out of order are sorted in.
