@@ -59,8 +59,10 @@ enum err gate_check_tokens(struct gate *g) CHECKED;
 enum err gate_check_params(struct gate *g) CHECKED;
 /* After the tree was used: a long identifier that was no schema name is a syntax error; else `outcome`. */
 enum err gate_check_long(struct gate *g, enum err outcome) CHECKED;
-/* Prints a query into *ret_sql and collects its table references in stmt->tables. */
-enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct str *ret_sql) CHECKED;
+/* Prints a query into *ret_sql and collects its table references in stmt->tables. *ret_noutputs may be NULL.
+ */
+enum err gate_print(
+    struct gate *g, const PgQuery__SelectStmt *select, struct str *ret_sql, int *ret_noutputs) CHECKED;
 
 /* gate_select.c */
 enum err gate_select(struct gate *g, const PgQuery__SelectStmt *select) CHECKED;

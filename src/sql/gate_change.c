@@ -107,7 +107,7 @@ static enum err returning_query(struct gate *g, size_t n, PgQuery__Node **items,
     if (s->from_clause == NULL)
         return gate_memory(g);
     g->in_returning = true;
-    enum err e = gate_print(g, s, &g->stmt->returning.read_sql);
+    enum err e = gate_print(g, s, &g->stmt->returning.read_sql, NULL);
     g->in_returning = false;
     return e;
 }
@@ -241,7 +241,7 @@ static enum err find_rows(struct gate *g, PgQuery__RangeVar *rv, PgQuery__Node *
     PgQuery__SelectStmt *select = change_select(g, rv, where, with, nexprs, exprs);
     if (select == NULL)
         return gate_memory(g);
-    enum err e = gate_print(g, select, &g->stmt->read_sql);
+    enum err e = gate_print(g, select, &g->stmt->read_sql, NULL);
     if (e != ERR_OK || nexprs > 0 || with != NULL)
         return e;
     return fast_plan_where(g, rv, g->stmt->target, where, &g->stmt->fast);

@@ -239,29 +239,14 @@ static enum err drop_default_columns(struct gate *g, struct insert *in)
     return ERR_OK;
 }
 
-static bool has_star(const PgQuery__SelectStmt *s)
+/* Where the value stands that has no column, as far as the tree tells. */
+static const PgQuery__Node *output_at(const PgQuery__SelectStmt *s, size_t i)
 {
-    for (size_t i = 0; i < s->n_target_list; i++) {
-        struct column_path star;
-        const PgQuery__Node *val = s->target_list[i]->res_target->val;
-        if (tree_star_path(val, &star) || tree_is(val, NODE_CASE(A_INDIRECTION)))
-            return true;
-    }
-    return false;
-}
-
-/* How many outputs a query has is its leftmost arm's affair; with `*` in it only the engine can tell. */
-static enum err check_query(struct gate *g, struct insert *in)
-{
-    const PgQuery__SelectStmt *s = in->source;
     while (s->larg != NULL)
         s = s->larg;
     if (s->n_values_lists > 0)
-        return check_count(g, in, values_row(s, 0)->n_items, NULL);
-    if (has_star(s))
-        return ERR_OK;
-    const PgQuery__Node *extra = s->n_target_list > (size_t)in->n ? s->target_list[in->n] : NULL;
-    return check_count(g, in, s->n_target_list, extra);
+        return i < values_row(s, 0)->n_items ? values_row(s, 0)->items[i] : NULL;
+    return i < s->n_target_list ? s->target_list[i]->res_target->val : NULL;
 }
 
 static enum err insert_query(struct gate *g, struct insert *in)
@@ -284,7 +269,11 @@ static enum err insert_query(struct gate *g, struct insert *in)
         source = copy;
     }
     source = gate_ordered(g, source);
-    return source == NULL ? gate_memory(g) : gate_print(g, source, &g->stmt->read_sql);
+    if (source == NULL)
+        return gate_memory(g);
+    int n = 0;
+    enum err e = gate_print(g, source, &g->stmt->read_sql, &n);
+    return e != ERR_OK ? e : check_count(g, in, (size_t)n, output_at(source, (size_t)in->n));
 }
 
 static bool plain_values(const PgQuery__SelectStmt *s)
@@ -297,10 +286,8 @@ static bool plain_values(const PgQuery__SelectStmt *s)
 static enum err insert_source(struct gate *g, struct insert *in)
 {
     enum err e;
-    if (!plain_values(in->source)) {
-        e = check_query(g, in);
-        return e != ERR_OK ? e : insert_query(g, in);
-    }
+    if (!plain_values(in->source))
+        return insert_query(g, in);
     e = check_values(g, in);
     if (e != ERR_OK)
         return e;

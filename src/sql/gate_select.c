@@ -70,7 +70,7 @@ enum err gate_select(struct gate *g, const PgQuery__SelectStmt *select)
     const PgQuery__SelectStmt *ordered = gate_ordered(g, select);
     if (ordered == NULL)
         return gate_memory(g);
-    enum err e = gate_print(g, ordered, &g->stmt->read_sql);
+    enum err e = gate_print(g, ordered, &g->stmt->read_sql, NULL);
     if (e != ERR_OK)
         return e;
     return fast_plan_select(g, select, &g->stmt->fast);

@@ -182,7 +182,7 @@ static bool same_table(void *ctx, const PgQuery__ColumnRef *column, const PgQuer
     return same;
 }
 
-enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct str *ret_sql)
+enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct str *ret_sql, int *ret_noutputs)
 {
     struct buf out = BUF_INIT(g->limits->sql_bytes_max * 4 + (1u << 20));
     struct printer p = {.arena = g->tmp,
@@ -203,6 +203,8 @@ enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct st
             e = gate_memory(g);
         else
             *ret_sql = sql;
+        if (ret_noutputs != NULL)
+            *ret_noutputs = p.noutputs;
     }
     buf_release(&out);
     return e;

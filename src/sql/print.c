@@ -226,5 +226,6 @@ enum err print_select(struct printer *api, const PgQuery__SelectStmt *select)
         p.err = err_set(api->ec, ERR_TOO_LARGE, "the statement is too large");
     if (p.err == ERR_OK && arena_failed(api->arena))
         no_memory(&p);
+    api->noutputs = outputs.n;
     return p.err;
 }

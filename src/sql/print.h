@@ -41,6 +41,7 @@ struct printer {
     bool (*same_table)(void *ctx, const PgQuery__ColumnRef *column, const PgQuery__RangeVar *rv);
     void *ctx;
     struct str user_id; /* current_user and its kin */
+    int noutputs;       /* out: columns of the last query printed */
 };
 
 /* Prints one query (SELECT, VALUES, set operation, WITH included), without a semicolon. `*` and `t.*` leave hidden
