@@ -129,6 +129,8 @@ static void make_sql(struct buf *sql)
 static enum err run_worker(struct batch *b, struct store *s, struct str user_id, int nfds, const int *fds,
     int out, struct errctx *ec)
 {
+    if (s->cfg.analytic == NULL)
+        return err_set(ec, ERR_UNAVAILABLE, "there are no workers to write Parquet files");
     struct buf sql = BUF_INIT(4096);
     make_sql(&sql);
     struct analytic_input input = {.schema = &schema_messages,

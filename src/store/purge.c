@@ -2,8 +2,8 @@
  * replaced it, so before its burial. Pins enter the ring in order of the clock; when the oldest pin is
  * younger than a grave, nobody can read that file any more. */
 #include "store/internal.h"
-#include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct grave {
     struct grave *next;
@@ -13,11 +13,15 @@ struct grave {
 
 void pins_init(struct pins *p, const struct os *os)
 {
-    *p = (struct pins){.os = os};
+    *p = (struct pins){.os = os, .quiesce_ms = QUIESCE_MS};
     pthread_mutex_init(&p->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&p->left, &attr);
+    pthread_condattr_destroy(&attr);
     p->ring.prev = p->ring.next = &p->ring;
     p->last = &p->graves;
-    atomic_init(&p->waiting, 0);
 }
 
 static void unlink_graves(struct pins *p, struct grave *g)
@@ -34,6 +38,7 @@ static void unlink_graves(struct pins *p, struct grave *g)
 void pins_release(struct pins *p)
 {
     unlink_graves(p, p->graves);
+    pthread_cond_destroy(&p->left);
     pthread_mutex_destroy(&p->mutex);
 }
 
@@ -53,10 +58,8 @@ static struct grave *cut_free(struct pins *p)
 {
     uint64_t oldest = p->ring.next == &p->ring ? UINT64_MAX : p->ring.next->since;
     struct grave *first = p->graves, **at = &first;
-    while (*at != NULL && (*at)->at <= oldest) {
-        atomic_fetch_sub_explicit(&p->waiting, 1, memory_order_relaxed);
+    while (*at != NULL && (*at)->at <= oldest)
         at = &(*at)->next;
-    }
     p->graves = *at;
     if (p->graves == NULL)
         p->last = &p->graves;
@@ -70,6 +73,8 @@ void pin_leave(struct pins *p, struct pin *pin)
     pin->prev->next = pin->next;
     pin->next->prev = pin->prev;
     struct grave *free_now = p->graves != NULL ? cut_free(p) : NULL;
+    if (p->quiescing > 0)
+        pthread_cond_broadcast(&p->left);
     pthread_mutex_unlock(&p->mutex);
     unlink_graves(p, free_now);
 }
@@ -86,15 +91,31 @@ void pins_bury(struct pins *p, const char *path)
     g->at = ++p->clock;
     *p->last = g;
     p->last = &g->next;
-    atomic_fetch_add_explicit(&p->waiting, 1, memory_order_relaxed);
     struct grave *free_now = cut_free(p);
     pthread_mutex_unlock(&p->mutex);
     unlink_graves(p, free_now);
 }
 
-int pins_waiting(struct pins *p)
+bool pins_quiesce(struct pins *p)
 {
-    return atomic_load_explicit(&p->waiting, memory_order_relaxed);
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += p->quiesce_ms / 1000;
+    until.tv_nsec += (long)(p->quiesce_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    int rc = 0;
+    pthread_mutex_lock(&p->mutex);
+    uint64_t now = ++p->clock;
+    p->quiescing++;
+    while (rc == 0 && p->ring.next != &p->ring && p->ring.next->since < now)
+        rc = pthread_cond_timedwait(&p->left, &p->mutex, &until);
+    bool quiet = p->ring.next == &p->ring || p->ring.next->since >= now;
+    p->quiescing--;
+    pthread_mutex_unlock(&p->mutex);
+    return quiet;
 }
 
 /* ---- the hot tier ---- */

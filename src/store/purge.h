@@ -23,9 +23,12 @@ struct pins {
     uint64_t clock;       /* +1 with each burial */
     struct grave *graves; /* oldest first */
     struct grave **last;
-    _Atomic int waiting; /* graves: lets pin_leave skip the look */
     const struct os *os;
+    pthread_cond_t left; /* a pin left while somebody waits in pins_quiesce */
+    int quiescing;
+    int quiesce_ms; /* how long a purge waits for older snapshots */
 };
+#define QUIESCE_MS 2000
 
 void pins_init(struct pins *p, const struct os *os);
 /* No pin may be entered any more: unlinks all graves. */
@@ -37,8 +40,9 @@ void pin_leave(struct pins *p, struct pin *pin);
 /* Unlinks the file now or when the last pin that may see it leaves. The path is copied; out of memory leaves
  * the file to the manifest's garbage list, which the next open clears. */
 void pins_bury(struct pins *p, const char *path);
-/* Files still waiting. */
-int pins_waiting(struct pins *p);
+/* Waits until every snapshot opened before is closed, at most quiesce_ms; false: one is still open, and what
+ * it sees outlasts a purge. */
+bool pins_quiesce(struct pins *p);
 
 /* Drives deleted and overwritten bytes out of RocksDB: flushes memtables (which ends the use of the WALs that
  * hold them), drops these WALs, and compacts everything to the bottommost level. A snapshot that is open

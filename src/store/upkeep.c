@@ -413,8 +413,11 @@ enum err store_consolidate(struct store *s, struct str user_id, struct errctx *e
     }
     if (err == ERR_OK)
         err = orphans_purge(s, user_id, ec);
-    if (err == ERR_OK)
+    if (err == ERR_OK) {
+        /* A compaction keeps what an open snapshot sees, and its files stay; most are gone in a moment. */
+        (void)pins_quiesce(&s->pins);
         err = purge_hot(s, ec);
+    }
     pthread_mutex_unlock(&s->consolidator->work);
     return err;
 }
