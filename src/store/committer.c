@@ -143,6 +143,8 @@ static void apply_one(struct committer *c, struct commit_op *op)
     } else {
         txn_begin_op(t);
         op->result = op->apply(op, t, &ec);
+        if (op->result == ERR_OK && t->overlay.failed)
+            op->result = err_set(&ec, ERR_NO_MEMORY, "out of memory");
         if (op->result != ERR_OK)
             txn_undo_op(t);
     }
@@ -159,13 +161,6 @@ static bool wants_sync(const struct committer *c, const struct commit_op *op)
 {
     enum durability d = op->durability != DURABILITY_DEFAULT ? op->durability : c->store->cfg.durability;
     return d != DURABILITY_ASYNC;
-}
-
-static size_t batch_bytes(struct committer *c)
-{
-    size_t size;
-    (void)rocksdb_writebatch_wi_data(c->txn.batch, &size);
-    return size;
 }
 
 /* Makes what was written without fsync durable, too. */
@@ -187,13 +182,15 @@ static enum err write_group(struct committer *c, bool sync, struct errctx *ec)
     struct store *s = c->store;
     struct txn *t = &c->txn;
     txn_finish_group(t);
-    if (t->scratch.failed)
+    if (t->scratch.failed || t->overlay.failed)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    if (rocksdb_writebatch_wi_count(t->batch) == 0)
+    if (overlay_empty(&t->overlay))
         return sync && c->unsynced ? sync_wal(c, ec) : ERR_OK;
+    if (!overlay_emit(&t->overlay, c->batch))
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
     char *message = NULL;
     int64_t start = os_monotonic_us(s->os);
-    rocksdb_write_writebatch_wi(s->db, sync ? c->write_sync : c->write_async, t->batch, &message);
+    rocksdb_write(s->db, sync ? c->write_sync : c->write_async, c->batch, &message);
     enum err e = store_rocks_err(ec, message, "commit");
     if (e != ERR_OK)
         return e;
@@ -229,15 +226,21 @@ static void account(struct committer *c)
     heads_written(&t->heads);
 }
 
-static void new_batch(struct committer *c)
+static void clear_group(struct committer *c)
 {
-    if (batch_bytes(c) > GROUP_BYTES_MAX / 2) { /* clearing would keep its memory */
-        rocksdb_writebatch_wi_destroy(c->txn.batch);
-        c->txn.batch = rocksdb_writebatch_wi_create(0, 1);
+    size_t size;
+    (void)rocksdb_writebatch_data(c->batch, &size);
+    if (size > GROUP_BYTES_MAX / 2) { /* clearing would keep its memory */
+        rocksdb_writebatch_destroy(c->batch);
+        c->batch = rocksdb_writebatch_create();
     } else {
-        rocksdb_writebatch_wi_clear(c->txn.batch);
+        rocksdb_writebatch_clear(c->batch);
     }
-    arena_clear(&c->txn.arena);
+    overlay_clear(&c->txn.overlay);
+    if (c->txn.arena.used_bytes > GROUP_BYTES_MAX)
+        arena_release(&c->txn.arena);
+    else
+        arena_clear(&c->txn.arena);
 }
 
 /* Nothing is known about what the database holds of the last group, nor of the unsynced ones before. */
@@ -295,7 +298,7 @@ static void run_group(struct committer *c, struct commit_op *ops)
     for (struct commit_op *op = ops; op != NULL; op = op->next) {
         apply_one(c, op);
         sync = sync || wants_sync(c, op);
-        if (op->next != NULL && batch_bytes(c) > GROUP_BYTES_MAX) {
+        if (op->next != NULL && overlay_bytes(&t->overlay) > GROUP_BYTES_MAX) {
             put_back(c, op->next);
             op->next = NULL;
         }
@@ -306,7 +309,7 @@ static void run_group(struct committer *c, struct commit_op *ops)
         account(c);
     else
         fail(c, &ec);
-    new_batch(c);
+    clear_group(c);
     /* Barriers come last in a group, so their turn is after publication; the list is cut for that. */
     struct commit_op *barriers = ops;
     while (barriers != NULL && !is_barrier(barriers))
@@ -354,6 +357,7 @@ static void *run(void *arg)
     struct store *s = c->store;
     struct commit_op *ops;
     struct errctx ec;
+    rocksdb_set_perf_level(rocksdb_disable); /* of this thread: counting every key comparison costs 5 % */
     while (collect(c, &ops)) {
         if (atomic_load(&s->failed)) {
             if (os_monotonic_us(s->os) >= c->recover_after_us && committer_recover(c, &ec) != ERR_OK) {
@@ -376,12 +380,13 @@ static void *run(void *arg)
 static void committer_free(struct committer *c)
 {
     struct txn *t = &c->txn;
-    if (t->batch != NULL)
-        rocksdb_writebatch_wi_destroy(t->batch);
+    if (c->batch != NULL)
+        rocksdb_writebatch_destroy(c->batch);
     if (c->write_sync != NULL)
         rocksdb_writeoptions_destroy(c->write_sync);
     if (c->write_async != NULL)
         rocksdb_writeoptions_destroy(c->write_async);
+    overlay_release(&t->overlay);
     heads_release(&t->heads);
     arena_release(&t->arena);
     arena_release(&t->pending.arena);
@@ -413,7 +418,8 @@ enum err committer_start(struct store *s, struct errctx *ec)
     struct txn *t = &c->txn;
     t->store = s;
     t->committer = c;
-    t->batch = rocksdb_writebatch_wi_create(0, 1);
+    c->batch = rocksdb_writebatch_create();
+    overlay_init(&t->overlay);
     arena_init(&t->arena, TXN_ARENA_BYTES_MAX);
     arena_init(&t->pending.arena, PENDING_BYTES_MAX);
     enum err e = heads_init(&t->heads);

@@ -11,6 +11,7 @@
 
 #include "store/ids.h"
 #include "store/internal.h"
+#include "store/overlay.h"
 
 /* ---- users known to the committer: heads.c ------------------------------------------------------------ */
 
@@ -90,7 +91,7 @@ enum err catalog_decode(struct str bytes, struct catalog_state *ret) CHECKED;
 struct txn {
     struct store *store;
     struct committer *committer;
-    rocksdb_writebatch_wi_t *batch;
+    struct overlay overlay;
     struct heads heads;
     struct catalog_state catalog, catalog_saved, catalog_written;
     struct pending pending;
@@ -132,6 +133,7 @@ struct committer {
     } queue;
     _Atomic uint64_t queued;
     struct txn txn;
+    rocksdb_writebatch_t *batch;
     rocksdb_writeoptions_t *write_sync, *write_async;
     bool unsynced; /* something is written but not yet fsynced */
     int64_t unsynced_since_us, recover_after_us;

@@ -43,14 +43,12 @@ void txn_begin_op(struct txn *t)
     t->inserted_saved = t->inserted;
     t->updated_saved = t->updated;
     t->deleted_saved = t->deleted;
-    rocksdb_writebatch_wi_set_save_point(t->batch);
+    overlay_begin_op(&t->overlay);
 }
 
 void txn_undo_op(struct txn *t)
 {
-    char *message = NULL;
-    rocksdb_writebatch_wi_rollback_to_save_point(t->batch, &message);
-    rocksdb_free(message); /* only says that there was no save point */
+    overlay_undo_op(&t->overlay);
     heads_undo_op(&t->heads);
     struct ids ids = t->catalog.ids; /* an id once seen is not given again, whatever became of the op */
     t->catalog = t->catalog_saved;
@@ -94,17 +92,23 @@ struct store *txn_store(struct txn *txn)
 
 enum err txn_get(struct txn *txn, const struct key *key, struct str *ret, struct errctx *ec)
 {
+    const struct overlay_entry *e = overlay_find(&txn->overlay, key_view(key));
+    if (e != NULL) {
+        if (e->state == OVERLAY_DELETE)
+            return ERR_NOT_FOUND;
+        *ret = e->value; /* lives as long as the group */
+        return ERR_OK;
+    }
     char *message = NULL;
-    size_t len = 0;
-    char *value = rocksdb_writebatch_wi_get_from_batch_and_db(
-        txn->batch, txn->store->db, txn->store->read_latest, key->bytes, key->len, &len, &message);
-    enum err e = store_rocks_err(ec, message, "read");
-    if (e != ERR_OK)
-        return e;
-    if (value == NULL)
-        return ERR_NOT_FOUND;
+    rocksdb_pinnableslice_t *slice =
+        rocksdb_get_pinned(txn->store->db, txn->store->read_latest, key->bytes, key->len, &message);
+    enum err err = store_rocks_err(ec, message, "read");
+    if (err != ERR_OK || slice == NULL)
+        return err != ERR_OK ? err : ERR_NOT_FOUND;
+    size_t len;
+    const char *value = rocksdb_pinnableslice_value(slice, &len);
     struct str copy = arena_str(&txn->arena, str_n(value, len));
-    rocksdb_free(value);
+    rocksdb_pinnableslice_destroy(slice);
     if (copy.ptr == NULL)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     *ret = copy;
@@ -113,12 +117,12 @@ enum err txn_get(struct txn *txn, const struct key *key, struct str *ret, struct
 
 void txn_put(struct txn *txn, const struct key *key, struct str value)
 {
-    rocksdb_writebatch_wi_put(txn->batch, key->bytes, key->len, value.ptr, value.len);
+    overlay_put(&txn->overlay, key_view(key), value);
 }
 
 void txn_delete(struct txn *txn, const struct key *key)
 {
-    rocksdb_writebatch_wi_delete(txn->batch, key->bytes, key->len);
+    overlay_delete(&txn->overlay, key_view(key));
 }
 
 /* ---- users -------------------------------------------------------------------------------------------- */

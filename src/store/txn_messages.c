@@ -256,37 +256,66 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
 
 /* ---- first and last ids after deletions --------------------------------------------------------------- */
 
-/* Smallest and largest hot id of the conversation, this transaction's own changes included; 0: none. */
-static enum err hot_bounds(
-    struct txn *t, const struct conversation *c, int64_t *ret_first, int64_t *ret_last, struct errctx *ec)
+/* The outermost id that the database has and this group has not deleted; 0: none. */
+static enum err stored_bound(
+    struct txn *t, const struct key *from, bool newest, int64_t *ret, struct errctx *ec)
 {
-    struct key from = key_messages_of(c->user_no, c->conv_no), after = key_after(&from);
+    struct key after = key_after(from);
     rocksdb_readoptions_t *options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_total_order_seek(options, 1);
-    rocksdb_iterator_t *it = rocksdb_writebatch_wi_create_iterator_with_base(
-        t->batch, rocksdb_create_iterator(t->store->db, options));
-    int64_t bounds[2] = {0, 0};
-    for (int back = 0; back < 2; back++) {
-        if (back)
-            rocksdb_iter_seek_for_prev(it, after.bytes, after.len);
-        else
-            rocksdb_iter_seek(it, from.bytes, from.len);
+    rocksdb_readoptions_set_iterate_lower_bound(options, from->bytes, from->len);
+    rocksdb_readoptions_set_iterate_upper_bound(options, after.bytes, after.len);
+    rocksdb_iterator_t *it = rocksdb_create_iterator(t->store->db, options);
+    int64_t found = 0;
+    /* Ids stand complemented: the first key is the newest. */
+    if (newest)
+        rocksdb_iter_seek(it, from->bytes, from->len);
+    else
+        rocksdb_iter_seek_for_prev(it, after.bytes, after.len);
+    for (; found == 0 && rocksdb_iter_valid(it); newest ? rocksdb_iter_next(it) : rocksdb_iter_prev(it)) {
+        struct str key;
         uint32_t conv_no;
-        size_t len;
-        const char *key = rocksdb_iter_valid(it) ? rocksdb_iter_key(it, &len) : NULL;
-        if (key != NULL && len > from.len && memcmp(key, from.bytes, from.len) == 0)
-            (void)key_parse_message(str_n(key, len), &conv_no, &bounds[back]);
+        key.ptr = rocksdb_iter_key(it, &key.len);
+        const struct overlay_entry *e = overlay_find(&t->overlay, key);
+        if (e == NULL || e->state == OVERLAY_PUT)
+            (void)key_parse_message(key, &conv_no, &found);
     }
     char *message = NULL;
     rocksdb_iter_get_error(it, &message);
     rocksdb_iter_destroy(it);
     rocksdb_readoptions_destroy(options);
     enum err e = store_rocks_err(ec, message, "scan");
-    if (e == ERR_OK) {
-        *ret_last = bounds[0]; /* ids stand complemented: the first key is the newest */
-        *ret_first = bounds[1];
-    }
+    if (e == ERR_OK)
+        *ret = found;
     return e;
+}
+
+/* Smallest and largest hot id of the conversation, this group's own changes included; 0: none. */
+static enum err hot_bounds(
+    struct txn *t, const struct conversation *c, int64_t *ret_first, int64_t *ret_last, struct errctx *ec)
+{
+    struct key from = key_messages_of(c->user_no, c->conv_no);
+    int64_t first = 0, last = 0;
+    enum err e = stored_bound(t, &from, false, &first, ec);
+    if (e == ERR_OK)
+        e = stored_bound(t, &from, true, &last, ec);
+    if (e != ERR_OK)
+        return e;
+    for (size_t i = 0; i < t->overlay.count; i++) {
+        const struct overlay_entry *entry = &t->overlay.entries[i];
+        uint32_t conv_no;
+        int64_t id;
+        if (entry->state != OVERLAY_PUT || !str_starts_with(entry->key, key_view(&from)) ||
+            !key_parse_message(entry->key, &conv_no, &id))
+            continue;
+        if (first == 0 || id < first)
+            first = id;
+        if (id > last)
+            last = id;
+    }
+    *ret_first = first;
+    *ret_last = last;
+    return ERR_OK;
 }
 
 /* Another op may have deleted the candidate since the caller looked. */
@@ -332,36 +361,34 @@ enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_
     return txn_conversation_put(txn, c, false, ec);
 }
 
-/* The keys are gathered first: a batch must not change below its own iterator. */
+/* The keys are gathered first, from the database and from this group: deleting changes the overlay. */
 enum err txn_members_delete(struct txn *txn, const struct conversation *c, struct errctx *ec)
 {
     struct key from = key_members_of(c->user_no, c->conv_no);
     struct buf keys = BUF_INIT(0);
     rocksdb_readoptions_t *options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_total_order_seek(options, 1);
-    rocksdb_iterator_t *it = rocksdb_writebatch_wi_create_iterator_with_base(
-        txn->batch, rocksdb_create_iterator(txn->store->db, options));
+    rocksdb_iterator_t *it = rocksdb_create_iterator(txn->store->db, options);
     for (rocksdb_iter_seek(it, from.bytes, from.len); rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
-        size_t len;
-        const char *key = rocksdb_iter_key(it, &len);
-        if (len < from.len || memcmp(key, from.bytes, from.len) != 0)
+        struct str key;
+        key.ptr = rocksdb_iter_key(it, &key.len);
+        if (!str_starts_with(key, key_view(&from)))
             break;
-        buf_lstr(&keys, str_n(key, len));
+        buf_lstr(&keys, key);
     }
     char *message = NULL;
     rocksdb_iter_get_error(it, &message);
     rocksdb_iter_destroy(it);
     rocksdb_readoptions_destroy(options);
     enum err e = store_rocks_err(ec, message, "scan");
+    for (size_t i = 0; i < txn->overlay.count; i++)
+        if (str_starts_with(txn->overlay.entries[i].key, key_view(&from)))
+            buf_lstr(&keys, txn->overlay.entries[i].key);
     if (e == ERR_OK && keys.failed)
         e = err_set(ec, ERR_NO_MEMORY, "out of memory");
     struct reader r = reader_of(buf_view(&keys));
-    while (e == ERR_OK && reader_left(&r) > 0) {
-        struct str key = read_lstr(&r);
-        struct key k = {.len = key.len};
-        memcpy(k.bytes, key.ptr, key.len < sizeof k.bytes ? key.len : sizeof k.bytes);
-        txn_delete(txn, &k);
-    }
+    while (e == ERR_OK && reader_left(&r) > 0)
+        overlay_delete(&txn->overlay, read_lstr(&r));
     buf_release(&keys);
     return e;
 }
