@@ -86,10 +86,10 @@ struct stmt {
     struct str target_owner;    /* INSERT, UPDATE, DELETE */
     const struct schema *target;
     bool target_is_append;      /* INSERT INTO conversations with message columns or content: an append to messages;
-                                   `columns` then number schema_messages. Without content: creates the conversation,
-                                   columns number schema_conversations (conversation_id, conversation_type, title,
-                                   metadata; `from` is checked by the gate to be an allowed column and is in
-                                   create_from). */
+                                   target is then schema_messages, as for INSERT INTO messages. Without content:
+                                   creates the conversation, columns number schema_conversations (conversation_id,
+                                   conversation_type, title, metadata; `from` is checked by the gate to be an
+                                   allowed column and is in create_from). */
     struct cell create_from;
     int ncolumns;               /* INSERT */
     const int *columns;

@@ -1,0 +1,1 @@
+SELECT * FROM messages WHERE conversation_id = 'c1' ORDER BY msg_id DESC LIMIT 20

@@ -1,0 +1,1 @@
+SELECT * FROM messages WHERE conversation_id = 'c1' AND content LIKE 'a%'

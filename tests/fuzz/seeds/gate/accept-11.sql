@@ -1,0 +1,1 @@
+SELECT * FROM conversations WHERE conversation_id = 'c1'

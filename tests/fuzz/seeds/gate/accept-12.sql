@@ -1,0 +1,1 @@
+SELECT * FROM messages WHERE conversation_id = 'c1' AND msg_id = (SELECT max(msg_id) FROM messages WHERE conversation_id = 'c2')

@@ -1,0 +1,1 @@
+INSERT INTO messages (conversation_id, content, metadata) VALUES ('c', 'x', CAST('[1]' AS json))

@@ -1,0 +1,1 @@
+INSERT INTO messages (conversation_id, content) VALUES ('c', 'a' || 'b')

@@ -1,0 +1,1 @@
+WITH x AS (SELECT 'c' AS a, 'b' AS b) INSERT INTO messages (conversation_id, content) SELECT a, b FROM x

@@ -1,0 +1,1 @@
+INSERT INTO conversation_users (conversation_id, user_id, role) VALUES ('g', 'bob', 'member')

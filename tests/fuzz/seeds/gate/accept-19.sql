@@ -1,0 +1,1 @@
+UPDATE messages SET metadata = '{"a":1}'::jsonb WHERE msg_id = 5

@@ -1,0 +1,1 @@
+UPDATE bob.messages SET content = 'x' WHERE msg_id = 1

@@ -1,0 +1,1 @@
+SELECT * FROM messages WHERE msg_id = 5 AND conversation_id = (SELECT 'c1')

@@ -1,0 +1,1 @@
+SELECT glob('/*') FROM messages

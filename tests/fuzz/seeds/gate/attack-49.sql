@@ -1,0 +1,1 @@
+SELECT * FROM pragma_table_info('scan_0')

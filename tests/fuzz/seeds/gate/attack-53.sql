@@ -1,0 +1,1 @@
+COPY (SELECT * FROM messages) TO PROGRAM 'sh'

@@ -1,0 +1,1 @@
+SELECT * EXCLUDE (content) FROM messages

@@ -1,0 +1,1 @@
+SELECT * FROM messages ORDER BY (SELECT max(msg_id) FROM bob.messages)

@@ -1,0 +1,1 @@
+INSERT INTO messages (conversation_id, content) VALUES ('c', 'x') RETURNING (SELECT max(content) FROM bob.messages)

@@ -1,0 +1,1 @@
+SELECT content COLLATE "de_DE" FROM messages

@@ -1,0 +1,1 @@
+SELECT DISTINCT from FROM messages

@@ -1,0 +1,1 @@
+SELECT trim(both 'x' from from) FROM messages

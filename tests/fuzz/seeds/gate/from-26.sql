@@ -1,0 +1,1 @@
+SELECT (from, content) FROM messages

@@ -1,0 +1,1 @@
+SELECT m.*, from FROM messages m

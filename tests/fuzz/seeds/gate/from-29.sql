@@ -1,0 +1,1 @@
+UPDATE messages SET content = 'a', from = 'b' WHERE msg_id = 1

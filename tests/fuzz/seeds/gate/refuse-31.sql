@@ -1,0 +1,1 @@
+INSERT INTO messages (conversation_id, from) VALUES ('c', 'x'

@@ -1,0 +1,1 @@
+WITH x AS (SELECT * FROM bob.messages) SELECT * FROM x

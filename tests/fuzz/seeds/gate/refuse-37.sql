@@ -1,0 +1,1 @@
+DELETE FROM messages WHERE msg_id IN (SELECT msg_id FROM bob.messages)

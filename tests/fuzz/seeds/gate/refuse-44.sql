@@ -1,0 +1,1 @@
+WITH messages AS (SELECT 1) INSERT INTO messages (content) SELECT 'x'

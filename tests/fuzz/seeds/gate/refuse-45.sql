@@ -1,0 +1,1 @@
+UPDATE nothing SET a = 1
