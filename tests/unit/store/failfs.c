@@ -3,6 +3,7 @@
  *
  *   fsync EIO        fsync and fdatasync fail with EIO
  *   write ENOSPC     write and pwrite fail with ENOSPC
+ *   tables ENOSPC    they do so on .sst files only
  *   after N EIO      the Nth fsync or fdatasync from now and all later ones fail with EIO
  *
  * The file is read anew at each call: the test changes it at will. */
@@ -19,12 +20,12 @@
 
 static _Atomic int synced;
 
-static bool below_root(int fd)
+static bool below_root(int fd, char path[512])
 {
     const char *root = getenv("FAILFS_ROOT");
-    char link[64], path[512];
+    char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
+    ssize_t n = readlink(link, path, 511);
     if (root == NULL || n <= 0)
         return false;
     path[n] = '\0';
@@ -35,7 +36,7 @@ static bool below_root(int fd)
 static int verdict(const char *kind, int fd)
 {
     const char *control = getenv("FAILFS_CONTROL");
-    char text[64] = "", word[16] = "", err[16] = "";
+    char text[64] = "", word[16] = "", err[16] = "", path[512];
     int after = 0;
     if (control == NULL)
         return 0;
@@ -44,13 +45,14 @@ static int verdict(const char *kind, int fd)
         return 0;
     ssize_t n = syscall(SYS_read, c, text, sizeof text - 1);
     syscall(SYS_close, c);
-    if (n <= 0 || !below_root(fd))
+    if (n <= 0 || !below_root(fd, path))
         return 0;
     bool fails = false;
     if (sscanf(text, "after %d %15s", &after, err) == 2)
         fails = strcmp(kind, "fsync") == 0 && atomic_fetch_add(&synced, 1) + 1 >= after;
     else if (sscanf(text, "%15s %15s", word, err) == 2)
-        fails = strcmp(kind, word) == 0;
+        fails = strcmp(kind, word) == 0 ||
+                (strcmp(word, "tables") == 0 && strcmp(kind, "write") == 0 && strstr(path, ".sst") != NULL);
     return !fails ? 0 : strcmp(err, "ENOSPC") == 0 ? ENOSPC : EIO;
 }
 

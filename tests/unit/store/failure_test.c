@@ -213,6 +213,59 @@ static void test_async_window_fails(void **state)
     store_set_listener(f->store, NULL);
 }
 
+static void test_close_while_the_disk_fails(void **state)
+{
+    struct fixture *f = *state;
+    const char *modes[] = {"fsync EIO", "write EIO", "write ENOSPC"};
+    struct errctx ec;
+    uint64_t rows = 0, seq;
+    for (int i = 0; i < 3; i++) {
+        struct message m = {.user = "alice", .conversation = "c", .content = "x"};
+        OK(insert(f->store, &m, &ec));
+        disk(modes[i]);
+        m.id = 0;
+        assert_int_equal(insert(f->store, &m, &ec), ERR_OUTCOME_UNKNOWN);
+        store_close(f->store);
+        disk("");
+        OK(store_open(&f->cfg, &f->store, &ec));
+        uint64_t now = rows_of(f, "alice", &seq);
+        assert_in_range(now, rows + 1, rows + 2);
+        assert_int_equal(seq, now);
+        rows = now;
+    }
+}
+
+/* The log takes everything, but flushes find no space: RocksDB stops in the background. */
+static void test_flush_fails(void **state)
+{
+    struct fixture *f = *state;
+    struct errctx ec;
+    store_close(f->store);
+    f->cfg.write_buffer_bytes = 128 << 10;
+    OK(store_open(&f->cfg, &f->store, &ec));
+    char *content = calloc(1, 20001);
+    memset(content, 'x', 20000);
+    disk("tables ENOSPC");
+    uint64_t acknowledged = 0, seq;
+    enum err e = ERR_OK;
+    for (int i = 0; i < 1000 && e == ERR_OK; i++) {
+        struct message m = {.user = "alice", .conversation = "c", .content = content};
+        e = insert(f->store, &m, &ec);
+        acknowledged += e == ERR_OK;
+    }
+    assert_true(e == ERR_OUTCOME_UNKNOWN || e == ERR_UNAVAILABLE);
+    disk("");
+    wait_writable(f->store);
+    uint64_t rows = rows_of(f, "alice", &seq);
+    assert_in_range(rows, acknowledged, acknowledged + 1);
+    struct message m = {.user = "alice", .conversation = "c", .content = content};
+    for (int i = 0; i < 20; i++, m.id = 0)
+        OK(insert(f->store, &m, &ec));
+    fixture_reopen(f);
+    assert_int_equal(rows_of(f, "alice", &seq), rows + 20);
+    free(content);
+}
+
 /* ---- many writers and readers through repeated failures ----------------------------------------------- */
 
 struct worker {
@@ -324,6 +377,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_write_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_async_window_fails, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_close_while_the_disk_fails, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_flush_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_repeated_failures, setup, teardown),
     };
     int failures = cmocka_run_group_tests(tests, NULL, NULL);
