@@ -1,6 +1,7 @@
 /* GET /metrics: OpenMetrics 1.0 text. Families come one after the other, never interleaved; the engine's
  * follow ours. */
 #include "api/server.h"
+#include "base/json.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -24,20 +25,24 @@ static void family(struct buf *b, const char *name, const char *kind, const char
 static void gauge(struct buf *b, const char *name, const char *help, double value)
 {
     family(b, name, "gauge", help);
-    buf_printf(b, "%s %.17g\n", name, value);
+    buf_printf(b, "%s ", name);
+    json_f64(b, value);
+    buf_u8(b, '\n');
 }
 
 static void counter(struct buf *b, const char *name, const char *help, double value)
 {
     family(b, name, "counter", help);
-    buf_printf(b, "%s_total %.17g\n", name, value);
+    buf_printf(b, "%s_total ", name);
+    json_f64(b, value);
+    buf_u8(b, '\n');
 }
 
 struct totals {
     uint64_t by_status[ROUTE_COUNT][STATUS_COUNT];
     uint64_t buckets[ROUTE_COUNT][HIST_BUCKETS];
     uint64_t sum_us[ROUTE_COUNT];
-    uint64_t subscriptions, messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
+    uint64_t messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
 };
 
 static void add_worker(void *arg, void *loop_user)
@@ -51,7 +56,6 @@ static void add_worker(void *arg, void *loop_user)
             t->buckets[r][i] += load(&w->routes[r].latency.count[i]);
         t->sum_us[r] += load(&w->routes[r].latency.sum_us);
     }
-    t->subscriptions += load(&w->subscriptions);
     t->messages_in += load(&w->messages_in);
     t->messages_out += load(&w->messages_out);
     t->slow_closed += load(&w->slow_closed);
@@ -128,7 +132,6 @@ static void net_families(struct buf *b, const struct server *s, const struct tot
     gauge(b, "kalamdb_connections", "Open connections.", (double)n.connections);
     gauge(b, "kalamdb_websockets", "Open WebSockets.", (double)n.websockets);
     gauge(b, "kalamdb_event_streams", "Open Server-Sent Events streams.", (double)n.chunked);
-    gauge(b, "kalamdb_subscriptions", "Live subscriptions.", (double)t->subscriptions);
     counter(b, "kalamdb_connections_accepted", "Connections accepted.", (double)n.accepted_total);
     counter(b, "kalamdb_connections_refused", "Connections over max_connections.", (double)n.refused_total);
     counter(b, "kalamdb_network_received_bytes", "Bytes read from sockets.", (double)n.bytes_in_total);
@@ -149,8 +152,10 @@ static void engine_sample(void *arg, const struct kalamdb_metric *m)
         family(w->b, m->name, m->kind, m->help);
     }
     bool labels = m->labels != NULL && m->labels[0] != '\0';
-    buf_printf(w->b, "%s%s%s%s%s %.17g\n", m->name, m->suffix, labels ? "{" : "", labels ? m->labels : "",
-        labels ? "}" : "", m->value);
+    buf_printf(w->b, "%s%s%s%s%s ", m->name, m->suffix, labels ? "{" : "", labels ? m->labels : "",
+        labels ? "}" : "");
+    json_f64(w->b, m->value);
+    buf_u8(w->b, '\n');
 }
 
 void serve_metrics(struct call *c)

@@ -79,7 +79,7 @@ struct worker {
     struct buf text;             /* a message being written */
     uint64_t ids_base, ids_next; /* subscription ids */
     struct route_counters routes[ROUTE_COUNT];
-    _Atomic uint64_t subscriptions, messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
+    _Atomic uint64_t messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
 };
 
 struct server {

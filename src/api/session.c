@@ -56,7 +56,6 @@ void session_unsubscribe(struct session *s, struct subscription *sub)
             s->ready_last = before;
     }
     s->nsubs--;
-    counter_add(&s->worker->subscriptions, -1);
     sub->session = NULL;
     kalamdb_unsubscribe(sub->engine); /* no wake after this: `posted` is final */
     if (!atomic_load(&sub->posted))
@@ -538,7 +537,6 @@ enum err session_subscribe(struct session *s, const struct subscribe_request *r,
     sub->next = s->subs;
     s->subs = sub;
     s->nsubs++;
-    counter_add(&s->worker->subscriptions, 1);
     make_ready(s, sub);
     return ERR_OK;
 }
