@@ -32,7 +32,7 @@ void row_encode(struct buf *b, const struct schema *s, struct row_meta meta, con
         const struct column *c = &s->columns[i];
         if (!stored(c))
             continue;
-        put_value(b, tombstone && (c->flags & COLUMN_NOT_NULL) == 0 ? VALUE_OF_NULL : values[i]);
+        put_value(b, tombstone && (c->flags & COLUMN_KEY) == 0 ? VALUE_OF_NULL : values[i]);
     }
 }
 

@@ -6,8 +6,8 @@
     }
 
 static const struct column message_columns[] = {
-    [MSG_ID] = COLUMN("msg_id", VALUE_BIGINT, COLUMN_NOT_NULL),
-    [MSG_CONVERSATION_ID] = COLUMN("conversation_id", VALUE_TEXT, COLUMN_NOT_NULL),
+    [MSG_ID] = COLUMN("msg_id", VALUE_BIGINT, COLUMN_NOT_NULL | COLUMN_KEY),
+    [MSG_CONVERSATION_ID] = COLUMN("conversation_id", VALUE_TEXT, COLUMN_NOT_NULL | COLUMN_KEY),
     [MSG_CONVERSATION_TYPE] = COLUMN("conversation_type", VALUE_TEXT, 0),
     [MSG_FROM] = COLUMN("from", VALUE_TEXT, 0),
     [MSG_TIMESTAMP] = COLUMN("timestamp", VALUE_TIMESTAMPTZ, 0),
@@ -20,7 +20,7 @@ static const struct column message_columns[] = {
 };
 
 static const struct column conversation_columns[] = {
-    [CONV_ID] = COLUMN("conversation_id", VALUE_TEXT, COLUMN_NOT_NULL),
+    [CONV_ID] = COLUMN("conversation_id", VALUE_TEXT, COLUMN_NOT_NULL | COLUMN_KEY),
     [CONV_TYPE] = COLUMN("conversation_type", VALUE_TEXT, 0),
     [CONV_TITLE] = COLUMN("title", VALUE_TEXT, 0),
     [CONV_FIRST_MSG_ID] = COLUMN("first_msg_id", VALUE_BIGINT, 0),
@@ -32,8 +32,8 @@ static const struct column conversation_columns[] = {
 };
 
 static const struct column member_columns[] = {
-    [MEMBER_CONVERSATION_ID] = COLUMN("conversation_id", VALUE_TEXT, COLUMN_NOT_NULL),
-    [MEMBER_USER_ID] = COLUMN("user_id", VALUE_TEXT, COLUMN_NOT_NULL),
+    [MEMBER_CONVERSATION_ID] = COLUMN("conversation_id", VALUE_TEXT, COLUMN_NOT_NULL | COLUMN_KEY),
+    [MEMBER_USER_ID] = COLUMN("user_id", VALUE_TEXT, COLUMN_NOT_NULL | COLUMN_KEY),
     [MEMBER_ROLE] = COLUMN("role", VALUE_TEXT, 0),
     [MEMBER_JOINED] = COLUMN("joined", VALUE_TIMESTAMPTZ, 0),
     [MEMBER_LAST_READ_MSG_ID] = COLUMN("last_read_msg_id", VALUE_BIGINT, 0),

@@ -1,5 +1,6 @@
-/* Tables as data. `messages`, `conversations` and `conversation_users` are entries of the catalog; nothing below sql
- * knows a column by struct field. User-defined tables will be further entries. Immutable, any thread. */
+/* Tables as data. `messages`, `conversations` and `conversation_users` are entries of the catalog; nothing
+ * below sql knows a column by struct field. User-defined tables will be further entries. Immutable, any
+ * thread. */
 #ifndef KALAMDB_ROW_SCHEMA_H
 #define KALAMDB_ROW_SCHEMA_H
 
@@ -7,9 +8,10 @@
 
 enum column_flags {
     COLUMN_NOT_NULL = 1,
-    COLUMN_HIDDEN = 2, /* not in `*`, selectable by name */
-    COLUMN_SEQ = 4,    /* value comes from the row envelope's seq */
-    COLUMN_INS_SEQ = 8 /* … ins_seq */
+    COLUMN_HIDDEN = 2,  /* not in `*`, selectable by name */
+    COLUMN_SEQ = 4,     /* value comes from the row envelope's seq */
+    COLUMN_INS_SEQ = 8, /* … ins_seq */
+    COLUMN_KEY = 16     /* names the row: kept in its tombstone, which keeps nothing else */
 };
 
 struct column {
@@ -28,12 +30,41 @@ struct schema {
 };
 
 /* Column numbers of the built-in tables, in schema order. */
-enum { MSG_ID, MSG_CONVERSATION_ID, MSG_CONVERSATION_TYPE, MSG_FROM, MSG_TIMESTAMP, MSG_CONTENT, MSG_CONTENT_REF,
-    MSG_METADATA, MSG_CLIENT_MSG_ID, MSG_SEQ, MSG_INS_SEQ, MSG_NCOLUMNS };
-enum { CONV_ID, CONV_TYPE, CONV_TITLE, CONV_FIRST_MSG_ID, CONV_LAST_MSG_ID, CONV_TOTAL_MESSAGES, CONV_CREATED,
-    CONV_UPDATED, CONV_METADATA, CONV_NCOLUMNS };
-enum { MEMBER_CONVERSATION_ID, MEMBER_USER_ID, MEMBER_ROLE, MEMBER_JOINED, MEMBER_LAST_READ_MSG_ID, MEMBER_METADATA,
-    MEMBER_NCOLUMNS };
+enum {
+    MSG_ID,
+    MSG_CONVERSATION_ID,
+    MSG_CONVERSATION_TYPE,
+    MSG_FROM,
+    MSG_TIMESTAMP,
+    MSG_CONTENT,
+    MSG_CONTENT_REF,
+    MSG_METADATA,
+    MSG_CLIENT_MSG_ID,
+    MSG_SEQ,
+    MSG_INS_SEQ,
+    MSG_NCOLUMNS
+};
+enum {
+    CONV_ID,
+    CONV_TYPE,
+    CONV_TITLE,
+    CONV_FIRST_MSG_ID,
+    CONV_LAST_MSG_ID,
+    CONV_TOTAL_MESSAGES,
+    CONV_CREATED,
+    CONV_UPDATED,
+    CONV_METADATA,
+    CONV_NCOLUMNS
+};
+enum {
+    MEMBER_CONVERSATION_ID,
+    MEMBER_USER_ID,
+    MEMBER_ROLE,
+    MEMBER_JOINED,
+    MEMBER_LAST_READ_MSG_ID,
+    MEMBER_METADATA,
+    MEMBER_NCOLUMNS
+};
 
 extern const struct schema schema_messages, schema_conversations, schema_conversation_users;
 

@@ -36,19 +36,21 @@ static void a_row_comes_back(void **state)
     buf_release(&b);
 }
 
-static void a_tombstone_keeps_only_what_may_not_be_null(void **state)
+static void a_tombstone_keeps_the_key_and_no_content(void **state)
 {
     (void)state;
     struct value in[MSG_NCOLUMNS], out[MSG_NCOLUMNS];
     fill(in);
-    in[MSG_CONTENT] = VALUE_OF_NULL;
+    in[MSG_CONTENT] = value_text(STR("deleted words"));
     struct buf b = BUF_INIT(0);
     row_encode(&b, &schema_messages, (struct row_meta){.seq = 2, .ins_seq = 1, .flags = ROW_TOMBSTONE}, in);
     struct row_meta m;
     assert_int_equal(row_decode(buf_view(&b), &schema_messages, &m, out), ERR_OK);
     assert_int_equal(m.flags, ROW_TOMBSTONE);
     assert_str(out[MSG_CONVERSATION_ID].s, "conv");
-    assert_true(value_is_null(out[MSG_FROM]) && value_is_null(out[MSG_METADATA]));
+    assert_true(
+        value_is_null(out[MSG_FROM]) && value_is_null(out[MSG_METADATA]) && value_is_null(out[MSG_CONTENT]));
+    assert_null(memmem(b.ptr, b.len, "deleted", 7));
     buf_release(&b);
 }
 
@@ -111,7 +113,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_row_comes_back),
-        cmocka_unit_test(a_tombstone_keeps_only_what_may_not_be_null),
+        cmocka_unit_test(a_tombstone_keeps_the_key_and_no_content),
         cmocka_unit_test(every_cut_and_every_flipped_byte_is_answered),
         cmocka_unit_test(rowsets_copy_and_stop_at_their_cap),
         cmocka_unit_test(the_catalog_knows_its_tables),
