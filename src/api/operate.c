@@ -13,7 +13,7 @@ void serve_health(struct call *c)
     struct buf *b = &c->req->body;
     struct kalamdb_error e = {0};
     bool writable = kalamdb_writable(s->db, &e) == KALAMDB_OK;
-    double uptime = (double)(uv_hrtime() / 1000 - s->started_us) / 1e6;
+    double uptime = ((double)uv_hrtime() / 1e3 - (double)s->started_us) / 1e6;
     buf_printf(b, "{\"status\":\"%s\",\"version\":\"" KALAMDB_VERSION "\",\"uptime\":%.3f",
         net_stopping(s->net) ? "stopping"
         : writable           ? "ok"
@@ -49,7 +49,7 @@ static void consolidated(struct net_task *task)
     c->error = NULL;
     if (!c->failed) {
         buf_printf(&c->req->body, "{\"status\":\"ok\",\"executionTimeMs\":%.2f}",
-            (double)(uv_hrtime() / 1000 - c->req->started_us) / 1e3);
+            ((double)uv_hrtime() / 1e3 - (double)c->req->started_us) / 1e3);
         answer_json(c, 200);
     } else if (e != NULL) {
         answer_engine_error(c, e);

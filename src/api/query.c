@@ -4,6 +4,8 @@
 #include <stdlib.h>
 
 #define PARAMS_MAX 65535
+/* Values that are written in well under a millisecond; more must not hold up the loop. */
+#define LARGE_VALUES 4096
 
 struct query_body {
     struct str sql, user_id;
@@ -131,11 +133,35 @@ static void put_bytes(void *arg, const char *ptr, size_t len)
     buf_append(arg, ptr, len);
 }
 
+static struct call *call_of(struct net_job *job)
+{
+    return (struct call *)((char *)job - offsetof(struct call, job));
+}
+
+static void write_rows(struct net_job *job)
+{
+    struct call *c = call_of(job);
+    kalamdb_result_json(c->result, put_bytes, &c->req->body);
+}
+
+static void rows_written(struct net_job *job)
+{
+    answer_json(call_of(job), 200);
+}
+
+static bool is_large(const struct kalamdb_result *r)
+{
+    return kalamdb_result_rows(r) * (size_t)kalamdb_result_columns(r) > LARGE_VALUES;
+}
+
 static void complete(struct call *c)
 {
     if (c->result != NULL) {
+        c->job = (struct net_job){.work = write_rows, .done = rows_written};
+        if (!c->abandoned && is_large(c->result) && net_offload(c->worker->loop, &c->job))
+            return;
         if (!c->abandoned)
-            kalamdb_result_json(c->result, put_bytes, &c->req->body);
+            write_rows(&c->job);
         answer_json(c, 200);
         return;
     }

@@ -51,10 +51,13 @@ static int hex(char c)
 
 bool percent_decode(struct arena *a, struct str raw, bool plus_is_space, struct str *ret)
 {
-    if (memchr(raw.ptr != NULL ? raw.ptr : "", '%', raw.len) == NULL &&
-        (!plus_is_space || memchr(raw.ptr != NULL ? raw.ptr : "", '+', raw.len) == NULL)) {
-        *ret = str_n(raw.ptr != NULL ? raw.ptr : "", raw.len);
+    if (raw.len == 0 || raw.ptr == NULL) {
+        *ret = STR("");
         return true;
+    }
+    if (memchr(raw.ptr, '%', raw.len) == NULL && (!plus_is_space || memchr(raw.ptr, '+', raw.len) == NULL)) {
+        *ret = raw;
+        return utf8_valid(raw);
     }
     char *out = arena_alloc(a, raw.len);
     size_t n = 0;

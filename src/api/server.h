@@ -101,6 +101,7 @@ struct server {
 /* One request under way; in its arena, as req->user. */
 struct call {
     struct net_task task; /* posted by the engine's threads */
+    struct net_job job;   /* a large answer being written */
     struct net_request *req;
     struct worker *worker;
     enum route route;

@@ -22,6 +22,7 @@
 
 #define READ_BUFFER_BYTES 65536
 #define PIPELINE_MAX 32
+#define PARSERS_MAX 64 /* kept for reuse, per loop */
 #define LINGER_MS 2000
 #define WS_CLOSE_WAIT_MS 2000
 #define SLOW_CLOSE_WAIT_MS 60000 /* how long a slow reader may take to find its close frame */
@@ -74,7 +75,7 @@ struct net_loop {
     struct wheel wheel;
     struct net_conn *conns, *dirty;
     struct net_request *pool;
-    struct http_parser *parsers[64];
+    struct http_parser *parsers[PARSERS_MAX];
     int nparsers;
     size_t pooled;
     size_t inflight;   /* requests at the handler */

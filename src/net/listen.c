@@ -58,12 +58,15 @@ static int bind_one(const struct addrinfo *ai, int port, bool reuse_port)
 
 static int port_of(int fd)
 {
-    struct sockaddr_storage addr;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } addr = {.v6 = {0}};
     socklen_t len = sizeof addr;
-    if (getsockname(fd, (struct sockaddr *)&addr, &len) != 0)
+    if (getsockname(fd, &addr.any, &len) != 0)
         return -1;
-    return ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port
-                                            : ((struct sockaddr_in *)&addr)->sin_port);
+    return ntohs(addr.any.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
 }
 
 static int bind_all(const struct addrinfo *ai, int n, int port, int *ret_fds)
@@ -90,7 +93,7 @@ static int bind_all(const struct addrinfo *ai, int n, int port, int *ret_fds)
 
 enum err listen_sockets(const char *address, int n, int *ret_fds, int *ret_port, struct errctx *ec)
 {
-    char host[256], port[16];
+    char host[256] = "", port[16] = "";
     enum err e = split(address, host, port, ec);
     if (e != ERR_OK)
         return e;

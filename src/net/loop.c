@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #define GRACE_MS 3000 /* after the deadline: for cancelled work to report back */
 
@@ -36,6 +37,41 @@ static void run_tasks(struct net_loop *loop)
         fifo = task->next;
         task->run(task);
     }
+}
+
+struct offload {
+    uv_work_t request;
+    struct net_job *job;
+};
+
+static void run_job(uv_work_t *request)
+{
+    struct net_job *job = ((struct offload *)request->data)->job;
+    job->work(job);
+}
+
+static void job_done(uv_work_t *request, int status)
+{
+    struct offload *o = request->data;
+    struct net_job *job = o->job;
+    struct net_loop *loop = request->loop->data;
+    (void)status; /* jobs are never cancelled */
+    free(o);
+    job->done(job);
+    conn_flush_dirty(loop);
+}
+
+bool net_offload(struct net_loop *loop, struct net_job *job)
+{
+    struct offload *o = malloc(sizeof *o);
+    if (o == NULL)
+        return false;
+    o->job = job;
+    o->request.data = o;
+    if (uv_queue_work(&loop->uv, &o->request, run_job, job_done) == 0)
+        return true;
+    free(o);
+    return false;
 }
 
 uint64_t net_now_ms(const struct net_loop *loop)
@@ -220,34 +256,85 @@ failed:
     return err_internal(ec, ERR_INTERNAL, "event loop: %s", uv_strerror(rc));
 }
 
+static void close_handle(uv_handle_t *h, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(h))
+        uv_close(h, NULL);
+}
+
+static void loop_release(struct net_loop *loop)
+{
+    const struct net_handler *h = loop->net->handler;
+    each_conn(loop, conn_close);
+    uv_walk(&loop->uv, close_handle, NULL);
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
+    uv_loop_close(&loop->uv);
+    if (loop->user != NULL)
+        h->loop_stop(h->arg, loop, loop->user);
+    while (loop->pool != NULL) {
+        struct net_request *r = loop->pool;
+        loop->pool = r->next;
+        loop->pooled = SIZE_MAX; /* free, do not pool */
+        request_free(r);
+    }
+    while (loop->nparsers > 0)
+        free(loop->parsers[--loop->nparsers]);
+    free(loop->read_buffer);
+}
+
+static void net_free(struct net *n)
+{
+    for (int i = 0; i < n->nloops; i++) {
+        if (n->loops[i].initialised)
+            loop_release(&n->loops[i]);
+    }
+    free(n->loops);
+    free(n->sockets);
+    free(n);
+}
+
+/* Sockets first: a taken port is the likeliest error. What no loop has taken over is closed again. */
+static enum err open_loops(struct net *n, struct errctx *ec)
+{
+    enum err e = listen_sockets(n->listen, n->nloops, n->sockets, &n->port, ec);
+    if (e != ERR_OK)
+        return e;
+    for (int i = 0; i < n->nloops; i++) {
+        if (e == ERR_OK)
+            e = loop_init(n, &n->loops[i], n->sockets[i], ec);
+        if (!n->loops[i].listening)
+            close(n->sockets[i]);
+    }
+    return e;
+}
+
 enum err net_open(
     const struct net_options *o, const struct net_handler *handler, struct net **ret, struct errctx *ec)
 {
+    int loops = o->loops > 0 ? o->loops : (int)uv_available_parallelism();
+    if (loops < 1)
+        loops = 1;
+    if (o->listen.len >= sizeof((struct net *)NULL)->listen)
+        return err_set(ec, ERR_INVALID_REQUEST, "listen: address is too long");
     struct net *n = calloc(1, sizeof *n);
-    if (n == NULL)
+    struct net_loop *array = calloc((size_t)loops, sizeof *array);
+    int *sockets = calloc((size_t)loops, sizeof *sockets);
+    if (n == NULL || array == NULL || sockets == NULL) {
+        free(n);
+        free(array);
+        free(sockets);
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    }
     n->options = *o;
     n->handler = handler;
-    n->nloops = o->loops > 0 ? o->loops : (int)uv_available_parallelism();
-    n->loops = calloc((size_t)n->nloops, sizeof *n->loops);
-    n->sockets = calloc((size_t)n->nloops, sizeof *n->sockets);
-    enum err e = ERR_OK;
-    if (n->loops == NULL || n->sockets == NULL)
-        e = err_set(ec, ERR_NO_MEMORY, "out of memory");
-    else if (o->listen.len >= sizeof n->listen)
-        e = err_set(ec, ERR_INVALID_REQUEST, "listen: address is too long");
-    if (e != ERR_OK) {
-        n->nloops = 0;
-        (void)net_close(n);
-        return e;
-    }
+    n->nloops = loops;
+    n->loops = array;
+    n->sockets = sockets;
     memcpy(n->listen, o->listen.ptr, o->listen.len);
-    e = listen_sockets(n->listen, n->nloops, n->sockets, &n->port, ec);
-    int opened = 0;
-    for (; e == ERR_OK && opened < n->nloops; opened++)
-        e = loop_init(n, &n->loops[opened], n->sockets[opened], ec);
+    enum err e = open_loops(n, ec);
     if (e != ERR_OK) {
-        (void)net_close(n);
+        net_free(n);
         return e;
     }
     *ret = n;
@@ -320,43 +407,10 @@ void net_stats(const struct net *n, struct net_stats *ret)
     }
 }
 
-static void close_handle(uv_handle_t *h, void *arg)
-{
-    (void)arg;
-    if (!uv_is_closing(h))
-        uv_close(h, NULL);
-}
-
-static void loop_release(struct net_loop *loop)
-{
-    const struct net_handler *h = loop->net->handler;
-    each_conn(loop, conn_close);
-    uv_walk(&loop->uv, close_handle, NULL);
-    uv_run(&loop->uv, UV_RUN_DEFAULT);
-    uv_loop_close(&loop->uv);
-    if (loop->user != NULL)
-        h->loop_stop(h->arg, loop, loop->user);
-    while (loop->pool != NULL) {
-        struct net_request *r = loop->pool;
-        loop->pool = r->next;
-        loop->pooled = SIZE_MAX; /* free, do not pool */
-        request_free(r);
-    }
-    while (loop->nparsers > 0)
-        free(loop->parsers[--loop->nparsers]);
-    free(loop->read_buffer);
-}
-
 bool net_close(struct net *n)
 {
     if (n->abandoned)
         return false;
-    for (int i = 0; i < n->nloops; i++) {
-        if (n->loops[i].initialised)
-            loop_release(&n->loops[i]);
-    }
-    free(n->loops);
-    free(n->sockets);
-    free(n);
+    net_free(n);
     return true;
 }

@@ -119,6 +119,13 @@ struct net_task {
 };
 /* Any thread. A task may be posted again once it runs. */
 void net_post(struct net_loop *loop, struct net_task *task);
+/* Work that would keep a loop's connections waiting: `work` runs on a thread of a small pool, then `done` on
+ * the loop's. Only from the loop's thread. False: it could not be handed over; nothing will be called. */
+struct net_job {
+    void (*work)(struct net_job *job);
+    void (*done)(struct net_job *job);
+};
+bool net_offload(struct net_loop *loop, struct net_job *job);
 uint64_t net_now_ms(const struct net_loop *loop); /* monotonic; advances once per loop iteration */
 int64_t net_now_s(struct net_loop *loop);         /* wall clock */
 void *net_loop_user(const struct net_loop *loop);

@@ -96,7 +96,7 @@ static void parser_put(struct net_conn *c)
     struct net_loop *loop = loop_of(c);
     if (c->http.parser == NULL)
         return;
-    if (loop->nparsers < (int)(sizeof loop->parsers / sizeof *loop->parsers))
+    if (loop->nparsers < PARSERS_MAX)
         loop->parsers[loop->nparsers++] = c->http.parser;
     else
         free(c->http.parser);
@@ -309,7 +309,11 @@ void http_conn_expired(struct net_conn *c)
 
 void http_conn_shutdown(struct net_conn *c)
 {
-    if (c->http.first == NULL && c->http.current == NULL && c->http.carry == NULL)
+    if (c->http.first != NULL || c->http.current != NULL || c->http.carry != NULL)
+        return;
+    if (c->out.bytes == 0) /* nothing of ours could be lost: no need to wait for the client's end */
+        conn_close(c);
+    else
         conn_end(c);
 }
 

@@ -246,6 +246,17 @@ void kalamdb_result_free(struct kalamdb_result *r)
     free(r);
 }
 
+size_t kalamdb_result_rows(const struct kalamdb_result *r)
+{
+    return r->json.len; /* so that large answers take the server's way for many rows */
+}
+
+int kalamdb_result_columns(const struct kalamdb_result *r)
+{
+    (void)r;
+    return 1;
+}
+
 void kalamdb_result_json(
     const struct kalamdb_result *r, void (*write)(void *arg, const char *ptr, size_t len), void *arg)
 {

@@ -284,6 +284,29 @@ static void sizes(void **state)
     reply_release(&r);
 }
 
+/* Large answers are written off the loop: in order still, and dropped when nobody waits for them. */
+static void large_answers(void **state)
+{
+    (void)state;
+    struct client c = client_open(f->port);
+    char text[2048];
+    static const char *const sql[] = {"big 500000", "sync", "big 50000", "async"};
+    for (size_t i = 0; i < 12; i++) {
+        snprintf(text, sizeof text,
+            "POST /api/v1/query HTTP/1.1\r\nHost: t\r\n%sContent-Length: %zu\r\n\r\n{\"sql\":\"%s\"}",
+            f->alice, strlen(sql[i % 4]) + 10, sql[i % 4]);
+        client_puts(&c, text);
+    }
+    static const size_t sizes[] = {500010, 15, 50010, 16};
+    for (size_t i = 0; i < 8; i++) {
+        struct reply r = client_reply(&c, false);
+        assert_int_equal(r.status, 200);
+        assert_int_equal(r.body.len, sizes[i % 4]);
+        reply_release(&r);
+    }
+    client_close(&c);
+}
+
 /* Answers come in the order of the requests, whichever is ready first, however many are sent at once. */
 static void pipelining(void **state)
 {
@@ -652,8 +675,9 @@ int main(void)
         cmocka_unit_test(health_tells_of_refused_writes), cmocka_unit_test(tokens),
         cmocka_unit_test(a_cached_token_still_expires), cmocka_unit_test(statements),
         cmocka_unit_test(parameters), cmocka_unit_test(bad_bodies), cmocka_unit_test(headers_and_identity),
-        cmocka_unit_test(sizes), cmocka_unit_test(pipelining), cmocka_unit_test(a_client_that_leaves_cancels),
-        cmocka_unit_test(connection_lifetimes), cmocka_unit_test(continue_is_said_when_it_is_time),
+        cmocka_unit_test(sizes), cmocka_unit_test(pipelining), cmocka_unit_test(large_answers),
+        cmocka_unit_test(a_client_that_leaves_cancels), cmocka_unit_test(connection_lifetimes),
+        cmocka_unit_test(continue_is_said_when_it_is_time),
         cmocka_unit_test(bad_requests_get_an_answer_and_a_close), cmocka_unit_test(consolidation),
         cmocka_unit_test(metrics), cmocka_unit_test(late_requests), cmocka_unit_test(connections_are_bounded),
         cmocka_unit_test(cors), cmocka_unit_test(probes_behind_a_token),
