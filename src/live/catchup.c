@@ -365,8 +365,11 @@ static bool give_change(struct catchup *s, struct live_event *ev)
     struct live_change *c = &s->batch->changes[s->given++];
     live_change_ref(c);
     bool conversation = c->op == CHANGE_CONVERSATION;
-    *ev = (struct live_event){
-        .kind = conversation ? LIVE_CONVERSATION : LIVE_CHANGE, .op = c->op, .seq = c->seq, .change = c};
+    *ev = (struct live_event){.kind = conversation ? LIVE_CONVERSATION : LIVE_CHANGE,
+        .op = c->op,
+        .seq = c->seq,
+        .feed = feed_name(s->sub->feed),
+        .change = c};
     if (!conversation) {
         s->count++;
         s->last_msg_id = c->msg_id;
@@ -398,15 +401,14 @@ static enum step_result read_more(struct catchup *s)
     return cold ? submit_job(s) : CATCHUP_PAUSE;
 }
 
+/* OVER: all rows were given. */
 static enum step_result step_rows(struct catchup *s, struct live_event *ev)
 {
     for (int i = 0; i < WINDOWS_PER_STEP; i++) {
         if (give_change(s, ev))
             return CATCHUP_GIVEN;
-        if (s->done >= s->to) {
-            s->step = STEP_COMPLETE;
-            return CATCHUP_PAUSE;
-        }
+        if (s->done >= s->to)
+            return CATCHUP_OVER;
         enum step_result r = read_more(s);
         if (r != CATCHUP_PAUSE)
             return r;
@@ -471,8 +473,9 @@ enum step_result catchup_step(struct live_sub *sub, struct live_event *ev)
         return give_ack(s, ev);
     case STEP_ROWS:
         r = step_rows(s, ev);
-        if (s->step != STEP_COMPLETE)
-            return r;
+        if (r != CATCHUP_OVER)
+            return r; /* and s may be another thread's by now */
+        s->step = STEP_COMPLETE;
         /* fall through */
     case STEP_COMPLETE:
         finish_rows(s);
@@ -480,6 +483,7 @@ enum step_result catchup_step(struct live_sub *sub, struct live_event *ev)
             s->replay = false;
             *ev = (struct live_event){.kind = LIVE_REPLAY_COMPLETE,
                 .seq = s->to,
+                .feed = feed_name(sub->feed),
                 .message_count = s->count,
                 .last_msg_id = s->last_msg_id};
             return CATCHUP_GIVEN;

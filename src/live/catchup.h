@@ -23,7 +23,7 @@
 /* One read by a worker. */
 #define COLD_ROWS 1024
 #define COLD_BYTES (256u << 10)
-#define COLD_WINDOW 4096
+#define COLD_WINDOW 1024
 #define COLD_TIMEOUT_MS 30000
 /* Failed reads in a row before the subscription is closed; its client resumes. */
 #define CATCHUP_FAILURES_MAX 5

@@ -168,8 +168,11 @@ static enum taken take(struct live_sub *sub, struct live_event *ev)
         bool give = !old && (filter.ptr == NULL || str_eq(filter, c->conversation_id));
         if (give) {
             live_change_ref(c);
-            *ev = (struct live_event){
-                .kind = numbered ? LIVE_CHANGE : LIVE_CONVERSATION, .op = c->op, .seq = c->seq, .change = c};
+            *ev = (struct live_event){.kind = numbered ? LIVE_CHANGE : LIVE_CONVERSATION,
+                .op = c->op,
+                .seq = c->seq,
+                .feed = feed_name(sub->feed),
+                .change = c};
         }
         if (numbered && !old)
             sub->pos = c->seq;

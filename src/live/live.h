@@ -54,7 +54,7 @@ struct live_event {
     enum change_op op;          /* LIVE_CHANGE */
     uint64_t seq;               /* ACK, CHANGE, REPLAY_COMPLETE */
     bool resync;                /* ACK */
-    struct str feed;            /* ACK; lives as long as the subscription */
+    struct str feed;            /* of all but PENDING and CLOSED; lives as long as the subscription */
     struct live_change *change; /* CHANGE, CONVERSATION */
     uint64_t message_count;     /* REPLAY_COMPLETE: changes given since the ack */
     int64_t last_msg_id;        /* REPLAY_COMPLETE: of the last of them; 0: none */

@@ -128,6 +128,8 @@ static void on_change(struct client *c, const struct live_event *ev)
 
 void client_event(struct client *c, const struct live_event *ev)
 {
+    if (c->acked && ev->kind != LIVE_PENDING && ev->kind != LIVE_CLOSED)
+        assert_true(str_eq(ev->feed, str_c(c->feed)));
     switch (ev->kind) {
     case LIVE_ACK:
         assert_false(c->acked);
