@@ -76,9 +76,10 @@ void fn_undefined(struct pr *p, const struct fn_call *c)
     for (int i = 0; i < c->nargs; i++)
         buf_printf(&b, "%s%s", i > 0 ? ", " : "", type_name(c->args[i].type));
     if (!pr_failed(p)) {
-        pr_fail(p, ERR_UNDEFINED_FUNCTION, c->location, "function %.*s(%.*s) does not exist", STR_FMT(c->name),
-            STR_FMT(buf_view(&b)));
-        err_hint(p->ec, "No function matches the given name and argument types. You might need to add explicit type casts.");
+        pr_fail(p, ERR_UNDEFINED_FUNCTION, c->location, "function %.*s(%.*s) does not exist",
+            STR_FMT(c->name), STR_FMT(buf_view(&b)));
+        err_hint(p->ec, "No function matches the given name and argument types. You might need to add "
+                        "explicit type casts.");
     }
     buf_release(&b);
 }
@@ -197,12 +198,17 @@ static bool name_of(struct pr *p, const PgQuery__FuncCall *f, struct str *ret)
 /* Arguments printed, the function found, constants given the type of their place. */
 static bool resolve(struct pr *p, const PgQuery__FuncCall *f, struct fn_call *c)
 {
-    *c = (struct fn_call){.node = f, .location = f->location, .distinct = STR(""), .order = STR(""),
-        .filter = STR(""), .over = STR("")};
+    *c = (struct fn_call){.node = f,
+        .location = f->location,
+        .distinct = STR(""),
+        .order = STR(""),
+        .filter = STR(""),
+        .over = STR("")};
     if (!name_of(p, f, &c->name))
         return false;
     if (f->n_args > FN_ARGS_MAX) {
-        pr_fail(p, ERR_UNSUPPORTED, f->location, "cannot pass more than %d arguments to a function", FN_ARGS_MAX);
+        pr_fail(
+            p, ERR_UNSUPPORTED, f->location, "cannot pass more than %d arguments to a function", FN_ARGS_MAX);
         return false;
     }
     c->nargs = (int)f->n_args;
@@ -251,7 +257,10 @@ static void modifiers(struct pr *p, struct fn_call *c)
         fn_undefined(p, c);
     if (!aggregate && (f->agg_distinct || f->agg_filter != NULL || f->n_agg_order > 0))
         pr_fail(p, ERR_SYNTAX, c->location, "%s specified, but %.*s is not an aggregate function",
-            f->agg_distinct ? "DISTINCT" : f->agg_filter != NULL ? "FILTER" : "ORDER BY", STR_FMT(c->name));
+            f->agg_distinct         ? "DISTINCT"
+            : f->agg_filter != NULL ? "FILTER"
+                                    : "ORDER BY",
+            STR_FMT(c->name));
     if (window && f->over == NULL)
         pr_fail(p, ERR_SYNTAX, c->location, "window function %.*s requires an OVER clause", STR_FMT(c->name));
     if (!window && !aggregate && f->over != NULL)
@@ -269,7 +278,7 @@ static void modifiers(struct pr *p, struct fn_call *c)
     if (f->agg_distinct)
         c->distinct = STR("DISTINCT ");
     if (f->n_agg_order > 0) {
-        pr_order_by(p, f->n_agg_order, f->agg_order, NULL, false);
+        pr_order_by(p, f->n_agg_order, f->agg_order, NULL, NULL, false);
         c->order = pr_cut(p, at);
     }
     if (f->agg_filter != NULL) {
@@ -334,11 +343,15 @@ static void each_rows(struct pr *p, struct fn_call *c, struct names *ret)
     struct str key = pr_output_alias(p, STR("key"), false), value = pr_output_alias(p, STR("value"), false);
     fn_print(p, c, "unnest(json_keys($1)) AS ");
     buf_str(p->b, key);
-    fn_print(p, c, text ? ", unnest(list_transform(json_keys($1), lambda kdb_k: json_extract_string($1, kdb_json_key(kdb_k)))) AS "
-                        : ", unnest(list_transform(json_keys($1), lambda kdb_k: json_extract($1, kdb_json_key(kdb_k)))) AS ");
+    fn_print(p, c,
+        text ? ", unnest(list_transform(json_keys($1), lambda kdb_k: json_extract_string($1, "
+               "kdb_json_key(kdb_k)))) AS "
+             : ", unnest(list_transform(json_keys($1), lambda kdb_k: json_extract($1, kdb_json_key(kdb_k)))) "
+               "AS ");
     buf_str(p->b, value);
     names_add(p, ret, (struct column_name){.name = STR("key"), .text = key, .type = T_TEXT});
-    names_add(p, ret, (struct column_name){.name = STR("value"), .text = value, .type = text ? T_TEXT : T_JSON});
+    names_add(
+        p, ret, (struct column_name){.name = STR("value"), .text = value, .type = text ? T_TEXT : T_JSON});
 }
 
 void pr_function_rows(struct pr *p, const PgQuery__FuncCall *f, bool ordinality, struct names *ret)
@@ -363,9 +376,10 @@ void pr_function_rows(struct pr *p, const PgQuery__FuncCall *f, bool ordinality,
         return;
     }
     print_call(p, &c);
-    struct str name = str_ends_with(c.name, STR("_array_elements")) || str_ends_with(c.name, STR("_array_elements_text"))
-                          ? STR("value")
-                          : c.name;
+    struct str name =
+        str_ends_with(c.name, STR("_array_elements")) || str_ends_with(c.name, STR("_array_elements_text"))
+            ? STR("value")
+            : c.name;
     struct str text = pr_cut(p, at), alias = pr_output_alias(p, name, false);
     bool list = str_starts_with(text, STR("unnest(")) && str_ends_with(text, STR(")"));
     buf_printf(p->b, "%.*s AS %.*s", STR_FMT(text), STR_FMT(alias));

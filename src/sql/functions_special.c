@@ -42,9 +42,9 @@ void fn_timezone(struct pr *p, struct fn_call *c)
 
 void fn_date_trunc(struct pr *p, struct fn_call *c)
 {
-    static const char *const fields[] = {"microseconds", "milliseconds", "second", "minute", "hour", "day", "week",
-        "month", "quarter", "year", "decade", "century", "millennium", "seconds", "minutes", "hours", "days", "weeks",
-        "months", "years"};
+    static const char *const fields[] = {"microseconds", "milliseconds", "second", "minute", "hour", "day",
+        "week", "month", "quarter", "year", "decade", "century", "millennium", "seconds", "minutes", "hours",
+        "days", "weeks", "months", "years"};
     struct str field = constant_text(c, 0);
     bool known = field.ptr == NULL;
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
@@ -66,15 +66,18 @@ void fn_date_trunc(struct pr *p, struct fn_call *c)
         return;
     }
     if (c->nargs == 3)
-        fn_print(p, c, date ? "timezone($3, date_trunc($1, timezone($3, CAST($2 AS TIMESTAMPTZ))))"
-                            : "timezone($3, date_trunc($1, timezone($3, $2)))");
+        fn_print(p, c,
+            date ? "timezone($3, date_trunc($1, timezone($3, CAST($2 AS TIMESTAMPTZ))))"
+                 : "timezone($3, date_trunc($1, timezone($3, $2)))");
     else if (date) {
         c->type = T_TIMESTAMPTZ;
-        fn_print(p, c, era ? "(date_trunc($1, CAST($2 AS TIMESTAMPTZ) - to_years(1)) + to_years(1))"
-                           : "date_trunc($1, CAST($2 AS TIMESTAMPTZ))");
+        fn_print(p, c,
+            era ? "(date_trunc($1, CAST($2 AS TIMESTAMPTZ) - to_years(1)) + to_years(1))"
+                : "date_trunc($1, CAST($2 AS TIMESTAMPTZ))");
     } else if (c->args[1].type == T_TIMESTAMP)
-        fn_print(p, c, era ? "(CAST(date_trunc($1, $2 - to_years(1)) AS TIMESTAMP) + to_years(1))"
-                           : "CAST(date_trunc($1, $2) AS TIMESTAMP)");
+        fn_print(p, c,
+            era ? "(CAST(date_trunc($1, $2 - to_years(1)) AS TIMESTAMP) + to_years(1))"
+                : "CAST(date_trunc($1, $2) AS TIMESTAMP)");
     else
         fn_print(p, c, era ? "(date_trunc($1, $2 - to_years(1)) + to_years(1))" : "date_trunc($1, $2)");
 }
@@ -143,8 +146,9 @@ static void number_to_char(struct pr *p, struct fn_call *c, struct str s)
         pr_unsupported(p, c->location, "this to_char pattern");
         return;
     }
-    struct str x = pr_format(p, "kdb_to_char_number(%.*s, %d, %s, %d, %d, %s, %d, %d)", STR_FMT(c->texts[0]), decimals,
-        comma ? "true" : "false", zeros, digits, fm ? "true" : "false", (int)t.len + 1, decimals - fixed);
+    struct str x =
+        pr_format(p, "kdb_to_char_number(%.*s, %d, %s, %d, %d, %s, %d, %d)", STR_FMT(c->texts[0]), decimals,
+            comma ? "true" : "false", zeros, digits, fm ? "true" : "false", (int)t.len + 1, decimals - fixed);
     buf_str(p->b, x);
 }
 
@@ -263,7 +267,8 @@ void fn_regexp(struct pr *p, struct fn_call *c)
         else if (flags.ptr[i] == 'n' || flags.ptr[i] == 'm')
             dot = false;
         else if (flags.ptr[i] != 's' && flags.ptr[i] != 'c') {
-            pr_fail(p, ERR_INVALID_VALUE, c->location, "invalid regular expression option: \"%.*s\"", STR_FMT(flags));
+            pr_fail(p, ERR_INVALID_VALUE, c->location, "invalid regular expression option: \"%.*s\"",
+                STR_FMT(flags));
             return;
         }
     }
@@ -316,7 +321,8 @@ void fn_format(struct pr *p, struct fn_call *c)
             continue;
         }
         if (k != 's' && k != 'I' && k != 'L') {
-            pr_fail(p, ERR_INVALID_VALUE, c->location, "unrecognized format() type specifier \"%c\"", k == 0 ? ' ' : k);
+            pr_fail(p, ERR_INVALID_VALUE, c->location, "unrecognized format() type specifier \"%c\"",
+                k == 0 ? ' ' : k);
             return;
         }
         if (next >= c->nargs) {
@@ -330,7 +336,8 @@ void fn_format(struct pr *p, struct fn_call *c)
         else
             pr_to_text(p, e);
         if (k != 's')
-            pr_wrap(p, e->at, k == 'I' ? "kdb_quote_ident(" : "COALESCE(kdb_quote_literal(", k == 'I' ? ")" : "), 'NULL')");
+            pr_wrap(p, e->at, k == 'I' ? "kdb_quote_ident(" : "COALESCE(kdb_quote_literal(",
+                k == 'I' ? ")" : "), 'NULL')");
     }
     if (from < s.len) {
         pr_put(p, ", ");
@@ -352,7 +359,8 @@ static void json_argument(struct pr *p, struct fn_call *c, int i)
 
 void fn_json_build(struct pr *p, struct fn_call *c)
 {
-    bool object = str_ends_with(c->name, STR("_build_object")), array = str_ends_with(c->name, STR("_build_array"));
+    bool object = str_ends_with(c->name, STR("_build_object")),
+         array = str_ends_with(c->name, STR("_build_array"));
     if (object && c->nargs % 2 != 0) {
         pr_fail(p, ERR_INVALID_VALUE, c->location, "argument list must have even number of elements");
         return;
@@ -389,8 +397,9 @@ void fn_json_agg(struct pr *p, struct fn_call *c)
     struct ex *key = fn_arg(p, c, 0);
     pr_to_text(p, key);
     fn_arg_done(p, c, 0);
-    fn_print(p, c, "CAST((('{' || string_agg($D((CAST(to_json($1) AS VARCHAR) || ':') || "
-                   "COALESCE(CAST(to_json($2) AS VARCHAR), 'null')), ','$O)$F$W) || '}') AS JSON)");
+    fn_print(p, c,
+        "CAST((('{' || string_agg($D((CAST(to_json($1) AS VARCHAR) || ':') || "
+        "COALESCE(CAST(to_json($2) AS VARCHAR), 'null')), ','$O)$F$W) || '}') AS JSON)");
 }
 
 void fn_json_set(struct pr *p, struct fn_call *c)
@@ -401,13 +410,15 @@ void fn_json_set(struct pr *p, struct fn_call *c)
         pr_unsupported(p, c->location, "jsonb_set with this path (a constant '{key, …}' of at most 4 keys)");
         return;
     }
-    /* From the outside in: each level is its object with one member replaced. Nothing where a level is missing. */
+    /* From the outside in: each level is its object with one member replaced. Nothing where a level is
+     * missing. */
     struct str subject = c->texts[0], parent = STR(""), tail = STR("");
     for (size_t i = 0; i + 1 < n; i++)
         parent = pr_format(p, "%.*s%s%.*s", STR_FMT(parent), i > 0 ? ", " : "",
             STR_FMT(pr_quote(p, keys[i].ptr == NULL ? STR("null") : keys[i])));
     if (n > 1) {
-        buf_printf(p->b, "(CASE WHEN json_type(json_extract(%.*s, kdb_json_pointer([%.*s]))) = 'OBJECT' THEN ",
+        buf_printf(p->b,
+            "(CASE WHEN json_type(json_extract(%.*s, kdb_json_pointer([%.*s]))) = 'OBJECT' THEN ",
             STR_FMT(subject), STR_FMT(parent));
         tail = pr_format(p, " ELSE %.*s END)", STR_FMT(subject));
     }

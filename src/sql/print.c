@@ -84,7 +84,8 @@ void pr_insert(struct pr *p, size_t at, struct str s)
 bool pr_enter(struct pr *p, int location)
 {
     if (++p->depth > DEPTH_MAX)
-        pr_fail(p, ERR_UNSUPPORTED, location, "statement too complex: nested deeper than %d levels", DEPTH_MAX);
+        pr_fail(
+            p, ERR_UNSUPPORTED, location, "statement too complex: nested deeper than %d levels", DEPTH_MAX);
     return !pr_failed(p);
 }
 

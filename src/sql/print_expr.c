@@ -66,13 +66,14 @@ void print_literal(struct buf *b, struct value v)
     default:
         buf_printf(b, "CAST(");
         pr_quoted(b, v.s);
-        buf_printf(b, " AS %s)", v.type == VALUE_JSON     ? "JSON"
-                                 : v.type == VALUE_HUGEINT  ? "HUGEINT"
-                                 : v.type == VALUE_DATE     ? "DATE"
-                                 : v.type == VALUE_TIME     ? "TIME"
-                                 : v.type == VALUE_INTERVAL ? "INTERVAL"
-                                 : v.type == VALUE_UUID     ? "UUID"
-                                                            : "VARCHAR");
+        buf_printf(b, " AS %s)",
+            v.type == VALUE_JSON       ? "JSON"
+            : v.type == VALUE_HUGEINT  ? "HUGEINT"
+            : v.type == VALUE_DATE     ? "DATE"
+            : v.type == VALUE_TIME     ? "TIME"
+            : v.type == VALUE_INTERVAL ? "INTERVAL"
+            : v.type == VALUE_UUID     ? "UUID"
+                                       : "VARCHAR");
     }
 }
 
@@ -195,8 +196,8 @@ static int common_list(struct pr *p, size_t n, PgQuery__Node **items, const char
         e[i] = pr_expr(p, items[i]);
         texts[i] = pr_cut(p, at);
         if (!type_comparable(type, e[i].type) && !e[i].parameter)
-            pr_fail(p, ERR_TYPE_MISMATCH, node_location(items[i]), "%s types %s and %s cannot be matched", what,
-                type_name(type), type_name(e[i].type));
+            pr_fail(p, ERR_TYPE_MISMATCH, node_location(items[i]), "%s types %s and %s cannot be matched",
+                what, type_name(type), type_name(e[i].type));
         type = e[i].parameter && !type_comparable(type, e[i].type) ? type : type_common(type, e[i].type);
     }
     for (size_t i = 0; i < n && !pr_failed(p); i++) {
@@ -326,13 +327,14 @@ static struct ex indirection(struct pr *p, const PgQuery__AIndirection *n)
         if (e.type == T_JSON && !x->is_slice && x->uidx != NULL) {
             size_t key = p->b->len;
             struct ex r = pr_expr(p, x->uidx);
-            (void)pr_json_operator(p, "->", (struct ex){.type = T_JSON, .at = at}, r, e.location, p->weight, &e);
+            (void)pr_json_operator(
+                p, "->", (struct ex){.type = T_JSON, .at = at}, r, e.location, p->weight, &e);
             (void)key;
             continue;
         }
         if (!IS_ARRAY(e.type) && e.type != T_ANY) {
-            pr_fail(p, ERR_TYPE_MISMATCH, e.location, "cannot subscript type %s because it does not support subscripting",
-                type_name(e.type));
+            pr_fail(p, ERR_TYPE_MISMATCH, e.location,
+                "cannot subscript type %s because it does not support subscripting", type_name(e.type));
             break;
         }
         pr_put(p, "[");
@@ -356,7 +358,8 @@ static struct ex array_expr(struct pr *p, const PgQuery__AArrayExpr *a)
     pr_put(p, "[");
     int type = common_list(p, a->n_elements, a->elements, "ARRAY", ", ");
     pr_put(p, "]");
-    return pr_done(p, at, IS_ARRAY(type) || type == T_NULL || type == T_ANY ? T_ANY : T_ARRAY | type, a->location);
+    return pr_done(
+        p, at, IS_ARRAY(type) || type == T_NULL || type == T_ANY ? T_ANY : T_ARRAY | type, a->location);
 }
 
 static struct ex null_test(struct pr *p, const PgQuery__NullTest *n)
@@ -370,8 +373,8 @@ static struct ex null_test(struct pr *p, const PgQuery__NullTest *n)
 
 static struct ex boolean_test(struct pr *p, const PgQuery__BooleanTest *n)
 {
-    static const char *const words[] = {"", " IS TRUE)", " IS NOT TRUE)", " IS FALSE)", " IS NOT FALSE)", " IS NULL)",
-        " IS NOT NULL)"};
+    static const char *const words[] = {
+        "", " IS TRUE)", " IS NOT TRUE)", " IS FALSE)", " IS NOT FALSE)", " IS NULL)", " IS NOT NULL)"};
     size_t at = p->b->len;
     if (n->booltesttype < 1 || n->booltesttype > 6) {
         pr_unsupported(p, n->location, "this test");
@@ -512,7 +515,8 @@ static void frame_bound(struct pr *p, int options, bool end, const PgQuery__Node
         pr_unsupported(p, location, "this window frame");
 }
 
-/* The definition behind OVER, named windows put in place. Bits of frame_options: PostgreSQL's FRAMEOPTION_. */
+/* The definition behind OVER, named windows put in place. Bits of frame_options: PostgreSQL's FRAMEOPTION_.
+ */
 void pr_window(struct pr *p, const PgQuery__WindowDef *w, int location)
 {
     if (w->name != NULL && w->name[0] != 0) {
@@ -544,15 +548,17 @@ void pr_window(struct pr *p, const PgQuery__WindowDef *w, int location)
         pr_put(p, "PARTITION BY ");
         pr_list(p, nparts, parts);
     }
-    pr_order_by(p, norders, orders, NULL, false);
+    pr_order_by(p, norders, orders, NULL, NULL, false);
     int o = w->frame_options;
     if (o & 0x1) {
         pr_put(p, o & 0x4 ? " ROWS BETWEEN " : o & 0x8 ? " GROUPS BETWEEN " : " RANGE BETWEEN ");
         frame_bound(p, o, false, w->start_offset, location);
         pr_put(p, " AND ");
         frame_bound(p, o, true, w->end_offset, location);
-        pr_put(p, o & 0x8000 ? " EXCLUDE CURRENT ROW" : o & 0x10000 ? " EXCLUDE GROUP" : o & 0x20000 ? " EXCLUDE TIES" :
-                                                                                                       "");
+        pr_put(p, o & 0x8000    ? " EXCLUDE CURRENT ROW"
+                  : o & 0x10000 ? " EXCLUDE GROUP"
+                  : o & 0x20000 ? " EXCLUDE TIES"
+                                : "");
     }
     pr_put(p, ")");
 }

@@ -1,5 +1,5 @@
-/* FROM, and what names mean. Every relation gets a generated alias; USING and NATURAL become ON, and the merged
- * columns are denoted by the side (or COALESCE) that PostgreSQL takes them from. */
+/* FROM, and what names mean. Every relation gets a generated alias; USING and NATURAL become ON, and the
+ * merged columns are denoted by the side (or COALESCE) that PostgreSQL takes them from. */
 #include "sql/print_int.h"
 #include <stdio.h>
 
@@ -41,8 +41,8 @@ static struct relation *relation_add(struct pr *p, struct str name, int location
 }
 
 /* Columns of a relation under its alias, with the alias's column names. */
-static void relation_columns(struct pr *p, struct relation *r, struct str alias, const struct names *cols,
-    const PgQuery__Alias *a)
+static void relation_columns(
+    struct pr *p, struct relation *r, struct str alias, const struct names *cols, const PgQuery__Alias *a)
 {
     size_t renamed = a == NULL ? 0 : a->n_colnames;
     int visible = 0;
@@ -52,6 +52,8 @@ static void relation_columns(struct pr *p, struct relation *r, struct str alias,
             c.name = node_string(a->colnames[visible]);
         visible += !c.hidden;
         c.text = pr_format(p, "%.*s.%.*s", STR_FMT(alias), STR_FMT(c.text));
+        if (c.type == T_LITERAL || c.type == T_NULL)
+            c.type = T_TEXT;
         names_add(p, &r->columns, c);
     }
     if (renamed > (size_t)visible)
@@ -96,8 +98,10 @@ static struct names base_table(struct pr *p, const PgQuery__RangeVar *rv)
         for (int i = 0; i < t.schema->ncolumns; i++) {
             const struct column *col = &t.schema->columns[i];
             names_add(p, &cols,
-                (struct column_name){.name = col->name, .text = pr_format(p, "\"%.*s\"", STR_FMT(col->name)),
-                    .type = type_of_value(col->type), .hidden = (col->flags & COLUMN_HIDDEN) != 0});
+                (struct column_name){.name = col->name,
+                    .text = pr_format(p, "\"%.*s\"", STR_FMT(col->name)),
+                    .type = type_of_value(col->type),
+                    .hidden = (col->flags & COLUMN_HIDDEN) != 0});
         }
     }
     pr_put(p, " AS ");
@@ -177,7 +181,8 @@ static const struct column_name *name_find(struct pr *p, const struct names *n, 
         if (!str_eq(n->v[i].name, name))
             continue;
         if (found != NULL) {
-            pr_fail(p, ERR_UNDEFINED_COLUMN, location, "column reference \"%.*s\" is ambiguous", STR_FMT(name));
+            pr_fail(
+                p, ERR_UNDEFINED_COLUMN, location, "column reference \"%.*s\" is ambiguous", STR_FMT(name));
             return NULL;
         }
         found = &n->v[i];
@@ -186,8 +191,8 @@ static const struct column_name *name_find(struct pr *p, const struct names *n, 
 }
 
 /* Merged columns of USING / NATURAL: prints the condition, fills *ret with them. */
-static void merge_columns(struct pr *p, const PgQuery__JoinExpr *j, const struct names *l, const struct names *r,
-    struct names *ret)
+static void merge_columns(
+    struct pr *p, const PgQuery__JoinExpr *j, const struct names *l, const struct names *r, struct names *ret)
 {
     size_t n = j->is_natural ? (size_t)l->n : j->n_using_clause;
     for (size_t i = 0; i < n && !pr_failed(p); i++) {
@@ -198,14 +203,16 @@ static void merge_columns(struct pr *p, const PgQuery__JoinExpr *j, const struct
         if (j->is_natural && (b == NULL || b->hidden))
             continue;
         if (a == NULL || b == NULL) {
-            pr_fail(p, ERR_UNDEFINED_COLUMN, -1, "column \"%.*s\" specified in USING clause does not exist in %s table",
-                STR_FMT(name), a == NULL ? "left" : "right");
+            pr_fail(p, ERR_UNDEFINED_COLUMN, -1,
+                "column \"%.*s\" specified in USING clause does not exist in %s table", STR_FMT(name),
+                a == NULL ? "left" : "right");
             return;
         }
         if (!type_comparable(a->type, b->type))
-            pr_fail(p, ERR_TYPE_MISMATCH, -1, "JOIN/USING types %s and %s cannot be matched", type_name(a->type),
-                type_name(b->type));
-        buf_printf(p->b, "%s(%.*s = %.*s)", ret->n == 0 ? " ON (" : " AND ", STR_FMT(a->text), STR_FMT(b->text));
+            pr_fail(p, ERR_TYPE_MISMATCH, -1, "JOIN/USING types %s and %s cannot be matched",
+                type_name(a->type), type_name(b->type));
+        buf_printf(
+            p->b, "%s(%.*s = %.*s)", ret->n == 0 ? " ON (" : " AND ", STR_FMT(a->text), STR_FMT(b->text));
         struct column_name c = *a;
         c.hidden = false;
         c.type = type_common(a->type, b->type);
@@ -218,7 +225,8 @@ static void merge_columns(struct pr *p, const PgQuery__JoinExpr *j, const struct
     pr_put(p, ret->n == 0 ? " ON (true)" : ")");
 }
 
-static void names_append(struct pr *p, struct names *to, const struct names *from, const struct names *without)
+static void names_append(
+    struct pr *p, struct names *to, const struct names *from, const struct names *without)
 {
     for (int i = 0; i < from->n && !pr_failed(p); i++) {
         bool merged = false;
@@ -259,8 +267,8 @@ static struct names join(struct pr *p, const PgQuery__JoinExpr *j)
         pr_put(p, " ON (");
         struct ex e = pr_expr_as(p, j->quals, T_BOOL);
         if (!pr_failed(p) && e.type != T_BOOL && e.type != T_ANY && e.type != T_NULL)
-            pr_fail(p, ERR_TYPE_MISMATCH, node_location(j->quals), "argument of JOIN/ON must be type boolean, not type %s",
-                type_name(e.type));
+            pr_fail(p, ERR_TYPE_MISMATCH, node_location(j->quals),
+                "argument of JOIN/ON must be type boolean, not type %s", type_name(e.type));
         pr_put(p, ")");
         s->first_relation = first_before;
     }
@@ -334,12 +342,13 @@ static struct relation *relation_of(struct pr *p, const PgQuery__ColumnRef *c)
         }
         for (int i = s->first_relation; n == 2 && i < s->nrelations; i++) {
             struct relation *r = &s->relations[i];
-            if (r->rv != NULL && r->rv->alias == NULL && str_eq(r->name, table) && p->api->same_table != NULL &&
-                p->api->same_table(p->api->ctx, c, r->rv))
+            if (r->rv != NULL && r->rv->alias == NULL && str_eq(r->name, table) &&
+                p->api->same_table != NULL && p->api->same_table(p->api->ctx, c, r->rv))
                 return r;
         }
     }
-    pr_fail(p, ERR_UNDEFINED_TABLE, c->location, "missing FROM-clause entry for table \"%.*s\"", STR_FMT(table));
+    pr_fail(
+        p, ERR_UNDEFINED_TABLE, c->location, "missing FROM-clause entry for table \"%.*s\"", STR_FMT(table));
     return NULL;
 }
 

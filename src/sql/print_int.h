@@ -1,10 +1,11 @@
-/* Shared by the printer's files only. The printer resolves every name itself, as PostgreSQL does, and gives each
- * relation, query output and CTE a generated name (a number, then the user's name for readable errors): the printed
- * text holds no name that a statement chose except inside quotes behind such a number, and its last column aliases.
+/* Shared by the printer's files only. The printer resolves every name itself, as PostgreSQL does, and gives
+ * each relation, query output and CTE a generated name (a number, then the user's name for readable errors):
+ * the printed text holds no name that a statement chose except inside quotes behind such a number, and its
+ * last column aliases.
  *
- * Errors are sticky: the first one stays in pr->err, later calls do nothing. Expressions go to pr->b; each returns what is known of
- * its type, which decides how the next operator around it is printed. T_ANY means "cannot tell": then DuckDB's own
- * rules apply. */
+ * Errors are sticky: the first one stays in pr->err, later calls do nothing. Expressions go to pr->b; each
+ * returns what is known of its type, which decides how the next operator around it is printed. T_ANY means
+ * "cannot tell": then DuckDB's own rules apply. */
 #ifndef KALAMDB_SQL_PRINT_INT_H
 #define KALAMDB_SQL_PRINT_INT_H
 
@@ -33,13 +34,14 @@ enum sql_type {
     T_ARRAY = 0x40 /* | element type */
 };
 #define ELEMENT_OF(t) ((t) & (T_ARRAY - 1))
-#define IS_ARRAY(t) (((t) & T_ARRAY) != 0)
+#define IS_ARRAY(t) (((t)&T_ARRAY) != 0)
 
 /* One printed expression: bytes from `at` to where the next one begins. */
 struct ex {
     int type;
     size_t at;
-    bool constant;   /* a literal or parameter: `text` is its plain text, and it takes the type its context asks for */
+    bool constant; /* a literal or parameter: `text` is its plain text, and it takes the type its context asks
+                      for */
     bool parameter;
     struct str text;
     int location;
@@ -49,7 +51,7 @@ struct column_name {
     struct str name; /* as the user wrote it, folded */
     struct str text; /* SQL that denotes it */
     int type;
-    bool hidden;     /* not in `*` */
+    bool hidden; /* not in `*` */
 };
 struct names {
     int n, cap;
@@ -60,13 +62,14 @@ struct relation {
     const PgQuery__RangeVar *rv; /* of a base table, else NULL */
     const struct schema *schema; /* of a base table */
     struct names columns;
-    bool key_grouped;            /* its primary key is in GROUP BY: every column may be used */
-    bool scalar;                 /* a function's single column: its row is that value */
+    bool key_grouped; /* its primary key is in GROUP BY: every column may be used */
+    bool scalar;      /* a function's single column: its row is that value */
 };
 /* One SELECT level. */
 struct scope {
     struct scope *outer;
-    int nrelations, cap_relations, first_relation; /* lookups start at first_relation (a join's ON sees its sides only) */
+    int nrelations, cap_relations,
+        first_relation; /* lookups start at first_relation (a join's ON sees its sides only) */
     struct relation *relations;
     struct names names; /* what unqualified names mean, in the order of `*` */
     const PgQuery__SelectStmt *select;
@@ -120,8 +123,8 @@ static inline void pr_put(struct pr *p, const char *s)
 }
 bool pr_enter(struct pr *p, int location);
 void pr_leave(struct pr *p);
-/* What was printed since `before` (pr->weight then) will stand `copies` times in DuckDB's plan. Bounds the growth of
- * f(f(f(…))) where f repeats its argument. */
+/* What was printed since `before` (pr->weight then) will stand `copies` times in DuckDB's plan. Bounds the
+ * growth of f(f(f(…))) where f repeats its argument. */
 void pr_repeat(struct pr *p, size_t before, unsigned copies);
 bool names_add(struct pr *p, struct names *n, struct column_name c);
 /* 'text' with quotes doubled. */
@@ -133,15 +136,27 @@ int node_location(const PgQuery__Node *n);
 /* Sval of a String node, else STR_NULL. */
 struct str node_string(const PgQuery__Node *n);
 
-/* print_select.c */
+/* print_names.c */
 struct str figure_name(const PgQuery__Node *n);
+
+/* print_select.c */
 /* `AS` of an output: the user's name at the top, else a generated one in front of it. */
 struct str pr_output_alias(struct pr *p, struct str name, bool top);
 void pr_query(struct pr *p, const PgQuery__SelectStmt *s, struct names *ret, enum place place);
 void cte_names(struct pr *p, const PgQuery__CommonTableExpr *c, struct names *columns);
 void pr_query_node(struct pr *p, const PgQuery__Node *n, struct names *ret);
-void pr_order_by(struct pr *p, size_t n, PgQuery__Node **items, const struct names *outputs, bool only_outputs);
-void pr_direction(struct pr *p, const PgQuery__SortBy *s);
+/* `names`: what the order must begin with; NULL: no DISTINCT. */
+struct distinct {
+    const struct names *names;
+    bool on;
+};
+void pr_order_by(struct pr *p, size_t n, PgQuery__Node **items, const struct names *outputs,
+    const struct distinct *distinct, bool only_outputs);
+
+/* print_order.c */
+/* ORDER BY 2, or by an output's name: its number. 0: neither. */
+int pr_output_number(struct pr *p, const PgQuery__Node *n, const struct names *outputs, const char *clause);
+void pr_group_by(struct pr *p, const PgQuery__SelectStmt *s, const struct names *sources);
 
 /* print_from.c */
 void pr_from(struct pr *p, size_t n, PgQuery__Node **items);
@@ -164,9 +179,27 @@ struct ex pr_sublink(struct pr *p, const PgQuery__SubLink *s);
 /* Gives two printed operands one type: constants take the other's. `*l` ends where `*r` begins. */
 void pr_unify(struct pr *p, struct ex *l, struct ex *r);
 
+/* "operator does not exist"; `l` NULL: a prefix operator. */
+struct ex op_undefined(struct pr *p, const char *op, const struct ex *l, const struct ex *r, int location);
+/* (l op r), f l, r) of two printed operands. */
+struct ex op_join(
+    struct pr *p, const struct ex *l, const struct ex *r, const char *op, int type, int location);
+struct ex op_call(
+    struct pr *p, const struct ex *l, const struct ex *r, const char *f, int type, int location);
+
+/* print_pattern.c */
+bool pr_textual(const struct ex *e);
+bool pr_like_operator(struct str op, const char **ret);
+/* `escape`: ptr NULL for the backslash, empty for none. */
+struct ex pr_like(
+    struct pr *p, const char *word, struct str op, struct ex l, struct ex r, struct str escape, int location);
+struct ex pr_like_expr(struct pr *p, const PgQuery__AExpr *e, struct str op);
+struct ex pr_regexp(struct pr *p, const char *op, struct ex l, struct ex r, int location);
+struct ex pr_similar(struct pr *p, const PgQuery__AExpr *e, bool negated);
+
 /* print_json.c */
-bool pr_json_operator(struct pr *p, const char *op, struct ex l, struct ex r, int location,
-    size_t before, struct ex *ret);
+bool pr_json_operator(
+    struct pr *p, const char *op, struct ex l, struct ex r, int location, size_t before, struct ex *ret);
 struct str json_pointer_of_array(struct pr *p, struct str literal, int location);
 /* Elements of a PostgreSQL array literal '{a,"b c",NULL}'; a NULL element has ptr NULL. False: malformed. */
 bool array_literal(struct pr *p, struct str s, struct str **ret, size_t *ret_n);

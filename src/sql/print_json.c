@@ -1,5 +1,7 @@
-/* JSON operators. Keys are data, never paths: they become JSON pointers or quoted members, so that `.`, `$`, `*` and
- * `/` in a key mean themselves. Containment (@>) is unrolled from its constant side, as PostgreSQL defines it. */
+/* JSON operators. Keys are data, never paths: they become JSON pointers or quoted members, so that `.`, `$`,
+ * `*` and
+ * `/` in a key mean themselves. Containment (@>) is unrolled from its constant side, as PostgreSQL defines
+ * it. */
 #include "base/json.h"
 #include "sql/print_int.h"
 #include <jansson.h>
@@ -98,7 +100,8 @@ struct str json_pointer_of_array(struct pr *p, struct str literal, int location)
 static struct ex json_get(struct pr *p, struct ex l, struct ex r, bool as_text, bool path, int location)
 {
     const char *f = as_text ? "json_extract_string(" : "json_extract(";
-    if (r.type == T_ANY || (path && !(r.constant && r.type == T_LITERAL) && !IS_ARRAY(r.type)) || r.type == T_JSON) {
+    if (r.type == T_ANY || (path && !(r.constant && r.type == T_LITERAL) && !IS_ARRAY(r.type)) ||
+        r.type == T_JSON) {
         /* An operand of unknown type is taken for a key. */
         if (path || r.type == T_JSON) {
             pr_unsupported(p, location, "this right side of a JSON operator");
@@ -146,14 +149,16 @@ static void contains_array(struct pr *p, struct str subject, const json_t *needl
     buf_printf(p->b, "(COALESCE(json_type(%.*s) = 'ARRAY', false)", STR_FMT(subject));
     for (size_t i = 0; i < json_array_size(needle) && !pr_failed(p); i++) {
         struct str item = pr_format(p, "kdb_e%d", depth);
-        buf_printf(p->b, " AND len(list_filter(json_extract(%.*s, '$[*]'), lambda %.*s: ", STR_FMT(subject), STR_FMT(item));
+        buf_printf(p->b, " AND len(list_filter(json_extract(%.*s, '$[*]'), lambda %.*s: ", STR_FMT(subject),
+            STR_FMT(item));
         contains(p, item, json_array_get(needle, i), depth + 1, location);
         pr_put(p, ")) > 0");
     }
     pr_put(p, ")");
 }
 
-/* Does the JSON value `subject` contain `needle`? Objects by their members, arrays as sets, scalars when equal. */
+/* Does the JSON value `subject` contain `needle`? Objects by their members, arrays as sets, scalars when
+ * equal. */
 static void contains(struct pr *p, struct str subject, const json_t *needle, int depth, int location)
 {
     if (depth > 8) {
@@ -168,8 +173,8 @@ static void contains(struct pr *p, struct str subject, const json_t *needle, int
         {
             struct buf b = BUF_INIT(65536);
             pointer_token(&b, str_c(key));
-            struct str child =
-                pr_format(p, "json_extract(%.*s, %.*s)", STR_FMT(subject), STR_FMT(pr_quote(p, buf_view(&b))));
+            struct str child = pr_format(
+                p, "json_extract(%.*s, %.*s)", STR_FMT(subject), STR_FMT(pr_quote(p, buf_view(&b))));
             buf_release(&b);
             if (pr_failed(p) || p->b->failed)
                 return;
@@ -181,17 +186,21 @@ static void contains(struct pr *p, struct str subject, const json_t *needle, int
         contains_array(p, subject, needle, depth, location);
     else if (json_is_string(needle)) {
         struct str s = str_n(json_string_value(needle), json_string_length(needle));
-        buf_printf(p->b, "COALESCE(json_type(%.*s) = 'VARCHAR' AND json_extract_string(%.*s, '$') = ",
-            STR_FMT(subject), STR_FMT(subject));
+        buf_printf(p->b,
+            "COALESCE(json_type(%.*s) = 'VARCHAR' AND json_extract_string(%.*s, '$') = ", STR_FMT(subject),
+            STR_FMT(subject));
         pr_quoted(p->b, s);
         pr_put(p, ", false)");
     } else if (json_is_number(needle))
         buf_printf(p->b,
-            "COALESCE(json_type(%.*s) IN ('UBIGINT', 'BIGINT', 'DOUBLE') AND CAST(%.*s AS DOUBLE) = %.17g, false)",
+            "COALESCE(json_type(%.*s) IN ('UBIGINT', 'BIGINT', 'DOUBLE') AND CAST(%.*s AS DOUBLE) = %.17g, "
+            "false)",
             STR_FMT(subject), STR_FMT(subject), json_number_value(needle));
     else
         buf_printf(p->b, "COALESCE(CAST(%.*s AS VARCHAR) = '%s', false)", STR_FMT(subject),
-            json_is_true(needle) ? "true" : json_is_false(needle) ? "false" : "null");
+            json_is_true(needle)    ? "true"
+            : json_is_false(needle) ? "false"
+                                    : "null");
 }
 
 static struct ex json_contains(struct pr *p, struct ex subject, struct ex needle, int location)
@@ -224,8 +233,8 @@ static struct ex json_contains(struct pr *p, struct ex subject, struct ex needle
     return pr_done(p, at, T_BOOL, location);
 }
 
-bool pr_json_operator(struct pr *p, const char *op, struct ex l, struct ex r, int location,
-    size_t before, struct ex *ret)
+bool pr_json_operator(
+    struct pr *p, const char *op, struct ex l, struct ex r, int location, size_t before, struct ex *ret)
 {
     struct str o = str_c(op);
     bool json = l.type == T_JSON || l.type == T_ANY || (l.parameter && l.type == T_LITERAL);

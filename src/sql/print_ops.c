@@ -2,15 +2,16 @@
 #include "sql/print_int.h"
 #include <stdlib.h>
 
-static struct ex undefined(struct pr *p, const char *op, const struct ex *l, const struct ex *r, int location)
+struct ex op_undefined(struct pr *p, const char *op, const struct ex *l, const struct ex *r, int location)
 {
     if (!pr_failed(p)) {
         if (l != NULL)
-            pr_fail(p, ERR_TYPE_MISMATCH, location, "operator does not exist: %s %s %s", type_name(l->type), op,
-                type_name(r->type));
+            pr_fail(p, ERR_TYPE_MISMATCH, location, "operator does not exist: %s %s %s", type_name(l->type),
+                op, type_name(r->type));
         else
             pr_fail(p, ERR_TYPE_MISMATCH, location, "operator does not exist: %s %s", op, type_name(r->type));
-        err_hint(p->ec, "No operator matches the given name and argument types. You might need to add explicit type casts.");
+        err_hint(p->ec, "No operator matches the given name and argument types. You might need to add "
+                        "explicit type casts.");
     }
     return pr_done(p, l != NULL ? l->at : r->at, T_ANY, location);
 }
@@ -31,14 +32,15 @@ void pr_unify(struct pr *p, struct ex *l, struct ex *r)
     r->at += p->b->len - before; /* modular: it may also shrink */
 }
 
-static struct ex join(struct pr *p, const struct ex *l, const struct ex *r, const char *op, int type, int location)
+struct ex op_join(
+    struct pr *p, const struct ex *l, const struct ex *r, const char *op, int type, int location)
 {
     pr_insert(p, r->at, pr_format(p, " %s ", op));
     pr_wrap(p, l->at, "(", ")");
     return pr_done(p, l->at, type, location);
 }
 
-static struct ex call(struct pr *p, const struct ex *l, const struct ex *r, const char *f, int type, int location)
+struct ex op_call(struct pr *p, const struct ex *l, const struct ex *r, const char *f, int type, int location)
 {
     pr_insert(p, r->at, STR(", "));
     pr_wrap(p, l->at, f, ")");
@@ -55,22 +57,22 @@ static struct ex compare(struct pr *p, const char *op, struct ex l, struct ex r,
 {
     pr_unify(p, &l, &r);
     if (!type_comparable(l.type, r.type))
-        return undefined(p, op, &l, &r, location);
+        return op_undefined(p, op, &l, &r, location);
     if (l.type == T_JSON || r.type == T_JSON) {
         if (op[0] != '=' && strcmp(op, "<>") != 0)
-            return undefined(p, op, &l, &r, location);
+            return op_undefined(p, op, &l, &r, location);
         /* Without the white space that the text was written with. */
         wrap_left(p, &l, &r, "json(", ")");
         pr_wrap(p, r.at, "json(", ")");
     }
-    return join(p, &l, &r, op, T_BOOL, location);
+    return op_join(p, &l, &r, op, T_BOOL, location);
 }
 
 /* The divisor is a constant other than zero. */
 static bool nonzero(const struct ex *r)
 {
-    if (!r->constant || !type_is_number(r->type) || r->text.ptr == NULL || memchr(r->text.ptr, 'e', r->text.len) != NULL ||
-        memchr(r->text.ptr, 'E', r->text.len) != NULL)
+    if (!r->constant || !type_is_number(r->type) || r->text.ptr == NULL ||
+        memchr(r->text.ptr, 'e', r->text.len) != NULL || memchr(r->text.ptr, 'E', r->text.len) != NULL)
         return false;
     for (size_t i = 0; i < r->text.len; i++)
         if (r->text.ptr[i] >= '1' && r->text.ptr[i] <= '9')
@@ -117,14 +119,15 @@ static struct ex time_arithmetic(struct pr *p, char op, struct ex l, struct ex r
     else if (l.type == T_NULL || r.type == T_NULL)
         type = l.type == T_NULL ? r.type : l.type;
     else
-        return undefined(p, o, &l, &r, location);
-    return join(p, &l, &r, o, type, location);
+        return op_undefined(p, o, &l, &r, location);
+    return op_join(p, &l, &r, o, type, location);
 }
 
-static struct ex arithmetic(struct pr *p, const char *op, struct ex l, struct ex r, size_t before, int location)
+static struct ex arithmetic(
+    struct pr *p, const char *op, struct ex l, struct ex r, size_t before, int location)
 {
-    bool time = type_is_time(l.type) || type_is_time(r.type) || l.type == T_INTERVAL || r.type == T_INTERVAL ||
-                l.type == T_TIME || r.type == T_TIME;
+    bool time = type_is_time(l.type) || type_is_time(r.type) || l.type == T_INTERVAL ||
+                r.type == T_INTERVAL || l.type == T_TIME || r.type == T_TIME;
     if (time && (op[0] == '+' || op[0] == '-'))
         return time_arithmetic(p, op[0], l, r, location);
     if (time) {
@@ -132,27 +135,28 @@ static struct ex arithmetic(struct pr *p, const char *op, struct ex l, struct ex
         if (r.type == T_LITERAL)
             pr_coerce(p, &r, p->b->len, T_DOUBLE);
         if (!(left && type_is_number(r.type)) && !(op[0] == '*' && type_is_number(l.type)))
-            return undefined(p, op, &l, &r, location);
+            return op_undefined(p, op, &l, &r, location);
         if (op[0] == '*')
-            return left ? call(p, &l, &r, "kdb_interval_mul(", T_INTERVAL, location)
-                        : call(p, &l, &r, "kdb_mul_interval(", T_INTERVAL, location);
-        return op[0] == '/' ? call(p, &l, &r, "kdb_interval_div(", T_INTERVAL, location)
-                            : undefined(p, op, &l, &r, location);
+            return left ? op_call(p, &l, &r, "kdb_interval_mul(", T_INTERVAL, location)
+                        : op_call(p, &l, &r, "kdb_mul_interval(", T_INTERVAL, location);
+        return op[0] == '/' ? op_call(p, &l, &r, "kdb_interval_div(", T_INTERVAL, location)
+                            : op_undefined(p, op, &l, &r, location);
     }
     pr_unify(p, &l, &r);
-    if (l.type == T_LITERAL || r.type == T_LITERAL || (l.type != T_ANY && l.type != T_NULL && !type_is_number(l.type)) ||
+    if (l.type == T_LITERAL || r.type == T_LITERAL ||
+        (l.type != T_ANY && l.type != T_NULL && !type_is_number(l.type)) ||
         (r.type != T_ANY && r.type != T_NULL && !type_is_number(r.type)))
-        return undefined(p, op, &l, &r, location);
+        return op_undefined(p, op, &l, &r, location);
     int type = type_common(l.type, r.type);
     if (op[0] == '^')
-        return call(p, &l, &r, "kdb_power(", type == T_NUMERIC ? T_NUMERIC : T_DOUBLE, location);
+        return op_call(p, &l, &r, "kdb_power(", type == T_NUMERIC ? T_NUMERIC : T_DOUBLE, location);
     if (op[0] != '/' && op[0] != '%')
-        return join(p, &l, &r, op, type, location);
+        return op_join(p, &l, &r, op, type, location);
     if (r.type == T_NULL || nonzero(&r))
-        return join(p, &l, &r, op[0] == '/' ? "//" : "%", type, location);
+        return op_join(p, &l, &r, op[0] == '/' ? "//" : "%", type, location);
     /* Division by zero is an error, which DuckDB answers with NULL. */
     pr_repeat(p, before, 2);
-    return call(p, &l, &r, op[0] == '/' ? "kdb_div(" : "kdb_mod(", type, location);
+    return op_call(p, &l, &r, op[0] == '/' ? "kdb_div(" : "kdb_mod(", type, location);
 }
 
 static struct ex concatenate(struct pr *p, struct ex l, struct ex r, int location)
@@ -162,173 +166,21 @@ static struct ex concatenate(struct pr *p, struct ex l, struct ex r, int locatio
             pr_coerce(p, &r, p->b->len, l.type);
         else if (IS_ARRAY(l.type) && !IS_ARRAY(r.type)) {
             pr_coerce(p, &r, p->b->len, ELEMENT_OF(l.type));
-            return call(p, &l, &r, "list_append(", l.type, location);
+            return op_call(p, &l, &r, "list_append(", l.type, location);
         } else if (!IS_ARRAY(l.type))
-            return call(p, &l, &r, "list_prepend(", r.type, location);
-        return join(p, &l, &r, "||", l.type, location);
+            return op_call(p, &l, &r, "list_prepend(", r.type, location);
+        return op_join(p, &l, &r, "||", l.type, location);
     }
     bool text = l.type == T_TEXT || l.type == T_LITERAL || r.type == T_TEXT || r.type == T_LITERAL ||
                 l.type == T_ANY || r.type == T_ANY || l.type == T_NULL || r.type == T_NULL;
     if (!text && !l.parameter && !r.parameter)
-        return undefined(p, "||", &l, &r, location);
+        return op_undefined(p, "||", &l, &r, location);
     const char *before, *after;
     if (l.type != T_ANY && type_text_wrapper(l.type, &before, &after))
         wrap_left(p, &l, &r, before, after);
     if (r.type != T_ANY)
         pr_to_text(p, &r);
-    return join(p, &l, &r, "||", l.type == T_ANY && r.type == T_ANY ? T_ANY : T_TEXT, location);
-}
-
-/* PostgreSQL's escapes that RE2 spells otherwise; the rest is common to both. */
-static struct str regexp_pattern(struct pr *p, struct str s)
-{
-    struct buf b = BUF_INIT(s.len * 2 + 16);
-    for (size_t i = 0; i < s.len; i++) {
-        if (s.ptr[i] == '\\' && i + 1 < s.len) {
-            char c = s.ptr[++i];
-            if (c == 'y' || c == 'm' || c == 'M')
-                buf_append(&b, "\\b", 2);
-            else if (c == 'Y')
-                buf_append(&b, "\\B", 2);
-            else if (c == 'Z')
-                buf_append(&b, "\\z", 2);
-            else {
-                buf_u8(&b, '\\');
-                buf_u8(&b, (uint8_t)c);
-            }
-        } else
-            buf_u8(&b, (uint8_t)s.ptr[i]);
-    }
-    struct str r = pr_quote(p, buf_view(&b));
-    buf_release(&b);
-    return r;
-}
-
-static bool textual(const struct ex *e)
-{
-    return e->type == T_TEXT || e->type == T_LITERAL || e->type == T_ANY || e->type == T_NULL || e->parameter;
-}
-
-static struct ex regexp_match(struct pr *p, const char *op, struct ex l, struct ex r, int location)
-{
-    if (!textual(&l) || !textual(&r))
-        return undefined(p, op, &l, &r, location);
-    bool negated = op[0] == '!', insensitive = op[strlen(op) - 1] == '*';
-    pr_coerce(p, &r, p->b->len, T_TEXT);
-    if (r.constant)
-        pr_replace(p, r.at, p->b->len, regexp_pattern(p, r.text));
-    pr_insert(p, r.at, STR(", "));
-    pr_wrap(p, l.at, negated ? "(NOT regexp_matches(" : "regexp_matches(",
-        insensitive ? (negated ? ", 'si'))" : ", 'si')") : negated ? ", 's'))" : ", 's')");
-    return pr_done(p, l.at, T_BOOL, location);
-}
-
-static bool like_operator(struct str op, const char **ret)
-{
-    static const char *const ops[][2] = {{"~~", "LIKE"}, {"!~~", "NOT LIKE"}, {"~~*", "ILIKE"}, {"!~~*", "NOT ILIKE"}};
-    for (size_t i = 0; i < 4; i++)
-        if (str_eq(op, str_c(ops[i][0]))) {
-            *ret = ops[i][1];
-            return true;
-        }
-    return false;
-}
-
-/* `escape`: NULL for the backslash, "" for none. */
-static struct ex like(struct pr *p, const char *word, struct str op, struct ex l, struct ex r, struct str escape,
-    int location)
-{
-    if (!textual(&l) || !textual(&r)) {
-        char name[16] = "";
-        memcpy(name, op.ptr, op.len < sizeof name ? op.len : sizeof name - 1);
-        return undefined(p, name, &l, &r, location);
-    }
-    pr_unify(p, &l, &r);
-    pr_coerce(p, &r, p->b->len, T_TEXT);
-    struct str e = escape.ptr == NULL ? STR("\\") : escape;
-    bool plain = e.len == 0 || (r.constant && memchr(r.text.ptr, e.ptr[0], r.text.len) == NULL);
-    if (!plain) {
-        pr_put(p, " ESCAPE ");
-        pr_quoted(p->b, e);
-    }
-    return join(p, &l, &r, word, T_BOOL, location);
-}
-
-static struct str string_constant(const PgQuery__Node *n)
-{
-    if (n == NULL || n->node_case != PG_QUERY__NODE__NODE_A_CONST ||
-        n->a_const->val_case != PG_QUERY__A__CONST__VAL_SVAL)
-        return STR_NULL;
-    return str_c(n->a_const->sval->sval);
-}
-
-static bool is_function(const PgQuery__Node *n, const char *name)
-{
-    if (n == NULL || n->node_case != PG_QUERY__NODE__NODE_FUNC_CALL || n->func_call->n_funcname != 2)
-        return false;
-    return str_eq(node_string(n->func_call->funcname[0]), STR("pg_catalog")) &&
-           str_eq(node_string(n->func_call->funcname[1]), str_c(name));
-}
-
-static struct ex like_expr(struct pr *p, const PgQuery__AExpr *e, struct str op)
-{
-    const PgQuery__Node *pattern = e->rexpr;
-    struct str escape = STR_NULL;
-    const char *word = NULL;
-    if (!like_operator(op, &word))
-        pr_unsupported(p, e->location, "this operator");
-    if (is_function(pattern, "like_escape") && pattern->func_call->n_args == 2) {
-        escape = string_constant(pattern->func_call->args[1]);
-        if (escape.ptr == NULL)
-            pr_unsupported(p, e->location, "ESCAPE with anything but a string constant");
-        else if (escape.len > 1)
-            pr_fail(p, ERR_INVALID_VALUE, e->location, "invalid escape string");
-        pattern = pattern->func_call->args[0];
-    }
-    struct ex l = pr_expr(p, e->lexpr), r = pr_expr(p, pattern);
-    return like(p, word, op, l, r, escape, e->location);
-}
-
-/* SQL:1999 regular expression → RE2. */
-static struct ex similar(struct pr *p, const PgQuery__AExpr *e, bool negated)
-{
-    struct ex l = pr_expr(p, e->lexpr);
-    struct str s = STR_NULL, escape = STR("\\");
-    if (is_function(e->rexpr, "similar_to_escape") && e->rexpr->func_call->n_args >= 1) {
-        s = string_constant(e->rexpr->func_call->args[0]);
-        if (e->rexpr->func_call->n_args == 2)
-            escape = string_constant(e->rexpr->func_call->args[1]);
-    }
-    if (s.ptr == NULL || escape.ptr == NULL) {
-        pr_unsupported(p, e->location, "SIMILAR TO with anything but string constants");
-        return l;
-    }
-    struct buf b = BUF_INIT(s.len * 3 + 16);
-    bool bracket = false;
-    for (size_t i = 0; i < s.len; i++) {
-        char c = s.ptr[i];
-        if (escape.len > 0 && c == escape.ptr[0] && i + 1 < s.len) {
-            buf_u8(&b, '\\');
-            buf_u8(&b, (uint8_t)s.ptr[++i]);
-        } else if (bracket) {
-            buf_u8(&b, (uint8_t)c);
-            bracket = c != ']';
-        } else if (c == '%')
-            buf_append(&b, ".*", 2);
-        else if (c == '_')
-            buf_u8(&b, '.');
-        else {
-            if (c == '.' || c == '^' || c == '$' || c == '\\')
-                buf_u8(&b, '\\');
-            bracket = c == '[';
-            buf_u8(&b, (uint8_t)c);
-        }
-    }
-    pr_put(p, ", ");
-    pr_quoted(p->b, buf_view(&b));
-    buf_release(&b);
-    pr_wrap(p, l.at, negated ? "(NOT regexp_full_match(" : "(regexp_full_match(", ", 's'))");
-    return pr_done(p, l.at, T_BOOL, e->location);
+    return op_join(p, &l, &r, "||", l.type == T_ANY && r.type == T_ANY ? T_ANY : T_TEXT, location);
 }
 
 static struct ex apply(struct pr *p, struct str op, struct ex l, struct ex r, size_t before, int location)
@@ -339,36 +191,37 @@ static struct ex apply(struct pr *p, struct str op, struct ex l, struct ex r, si
     memcpy(name, op.ptr, op.len < sizeof name ? op.len : sizeof name - 1);
     if (is_comparison(op))
         return compare(p, name, l, r, location);
-    if (like_operator(op, &word))
-        return like(p, word, op, l, r, STR_NULL, location);
+    if (pr_like_operator(op, &word))
+        return pr_like(p, word, op, l, r, STR_NULL, location);
     if (str_eq(op, STR("~")) || str_eq(op, STR("~*")) || str_eq(op, STR("!~")) || str_eq(op, STR("!~*")))
-        return regexp_match(p, name, l, r, location);
+        return pr_regexp(p, name, l, r, location);
     if (pr_json_operator(p, name, l, r, location, before, &ret))
         return ret;
     if (op.len == 1 && strchr("+-*/%^", name[0]) != NULL)
         return arithmetic(p, name, l, r, before, location);
     if (str_eq(op, STR("||")))
         return concatenate(p, l, r, location);
-    if (str_eq(op, STR("^@")) && textual(&l) && textual(&r))
-        return call(p, &l, &r, "starts_with(", T_BOOL, location);
+    if (str_eq(op, STR("^@")) && pr_textual(&l) && pr_textual(&r))
+        return op_call(p, &l, &r, "starts_with(", T_BOOL, location);
     if (IS_ARRAY(l.type) || IS_ARRAY(r.type)) {
         pr_unify(p, &l, &r);
         if (str_eq(op, STR("&&")))
-            return call(p, &l, &r, "list_has_any(", T_BOOL, location);
+            return op_call(p, &l, &r, "list_has_any(", T_BOOL, location);
         if (str_eq(op, STR("@>")))
-            return call(p, &l, &r, "list_has_all(", T_BOOL, location);
+            return op_call(p, &l, &r, "list_has_all(", T_BOOL, location);
         if (str_eq(op, STR("<@")))
-            return call(p, &l, &r, "kdb_list_in(", T_BOOL, location);
+            return op_call(p, &l, &r, "kdb_list_in(", T_BOOL, location);
     }
     bool bits = (l.type == T_INT || l.type == T_BIGINT || l.type == T_ANY || l.type == T_LITERAL) &&
                 (r.type == T_INT || r.type == T_BIGINT || r.type == T_ANY || r.type == T_LITERAL);
-    if (bits && (str_eq(op, STR("&")) || str_eq(op, STR("|")) || str_eq(op, STR("<<")) || str_eq(op, STR(">>")))) {
+    if (bits &&
+        (str_eq(op, STR("&")) || str_eq(op, STR("|")) || str_eq(op, STR("<<")) || str_eq(op, STR(">>")))) {
         pr_unify(p, &l, &r);
-        return join(p, &l, &r, name, op.len == 2 ? l.type : type_common(l.type, r.type), location);
+        return op_join(p, &l, &r, name, op.len == 2 ? l.type : type_common(l.type, r.type), location);
     }
     if (bits && str_eq(op, STR("#")))
-        return call(p, &l, &r, "xor(", type_common(l.type, r.type), location);
-    return undefined(p, name, &l, &r, location);
+        return op_call(p, &l, &r, "xor(", type_common(l.type, r.type), location);
+    return op_undefined(p, name, &l, &r, location);
 }
 
 static struct ex unary(struct pr *p, struct str op, const PgQuery__Node *n, int location)
@@ -392,12 +245,12 @@ static struct ex unary(struct pr *p, struct str op, const PgQuery__Node *n, int 
     }
     char name[8] = "";
     memcpy(name, op.ptr, op.len < sizeof name ? op.len : sizeof name - 1);
-    return undefined(p, name, NULL, &e, location);
+    return op_undefined(p, name, NULL, &e, location);
 }
 
 /* (a, b) op (c, d), pair by pair: PostgreSQL's NULLs, and each pair with its own types. */
-static struct ex row_compare(struct pr *p, struct str op, const PgQuery__RowExpr *l, const PgQuery__RowExpr *r,
-    int location)
+static struct ex row_compare(
+    struct pr *p, struct str op, const PgQuery__RowExpr *l, const PgQuery__RowExpr *r, int location)
 {
     size_t at = p->b->len, n = l->n_args;
     if (r->n_args != n || n == 0) {
@@ -473,7 +326,7 @@ static struct ex in_list(struct pr *p, const PgQuery__AExpr *e, bool negated)
             p->b = &items;
         }
         if (!type_comparable(l.type, r.type)) {
-            undefined(p, negated ? "<>" : "=", &l, &r, e->location);
+            op_undefined(p, negated ? "<>" : "=", &l, &r, e->location);
             break;
         }
     }
@@ -489,7 +342,8 @@ static struct ex in_list(struct pr *p, const PgQuery__AExpr *e, bool negated)
 static struct ex between(struct pr *p, const PgQuery__AExpr *e, bool negated, bool symmetric)
 {
     size_t at = p->b->len, before = p->weight;
-    if (e->rexpr == NULL || e->rexpr->node_case != PG_QUERY__NODE__NODE_LIST || e->rexpr->list->n_items != 2) {
+    if (e->rexpr == NULL || e->rexpr->node_case != PG_QUERY__NODE__NODE_LIST ||
+        e->rexpr->list->n_items != 2) {
         pr_unsupported(p, e->location, "this BETWEEN");
         return pr_done(p, at, T_BOOL, e->location);
     }
@@ -543,7 +397,7 @@ static struct ex any_array(struct pr *p, const PgQuery__AExpr *e, struct str op,
         r.at += p->b->len - before;
     }
     if (IS_ARRAY(r.type) && !type_comparable(l.type, ELEMENT_OF(r.type)))
-        return undefined(p, name, &l, &(struct ex){.type = ELEMENT_OF(r.type)}, e->location);
+        return op_undefined(p, name, &l, &(struct ex){.type = ELEMENT_OF(r.type)}, e->location);
     if (is_comparison(op)) {
         pr_put(p, ")");
         pr_insert(p, r.at, pr_format(p, " %s %s(", name, all ? "ALL" : "ANY"));
@@ -557,7 +411,8 @@ static struct ex any_array(struct pr *p, const PgQuery__AExpr *e, struct str op,
     buf_printf(p->b, "kdb_%s(list_transform(%.*s, lambda kdb_x%d: ", all ? "all" : "any", STR_FMT(list), id);
     l.at = p->b->len;
     buf_str(p->b, left);
-    struct ex item = {.type = IS_ARRAY(r.type) ? ELEMENT_OF(r.type) : T_ANY, .at = p->b->len, .location = e->location};
+    struct ex item = {
+        .type = IS_ARRAY(r.type) ? ELEMENT_OF(r.type) : T_ANY, .at = p->b->len, .location = e->location};
     buf_printf(p->b, "kdb_x%d", id);
     apply(p, op, l, item, p->weight, e->location);
     pr_put(p, "))");
@@ -567,7 +422,8 @@ static struct ex any_array(struct pr *p, const PgQuery__AExpr *e, struct str op,
 static struct str operator_name(struct pr *p, size_t n, PgQuery__Node **name, int location)
 {
     struct str op = n == 0 ? STR_NULL : node_string(name[n - 1]);
-    if (op.ptr == NULL || op.len > 7 || n > 2 || (n == 2 && !str_eq(node_string(name[0]), STR("pg_catalog")))) {
+    if (op.ptr == NULL || op.len > 7 || n > 2 ||
+        (n == 2 && !str_eq(node_string(name[0]), STR("pg_catalog")))) {
         pr_unsupported(p, location, "this operator");
         return STR("=");
     }
@@ -602,19 +458,19 @@ struct ex pr_operator(struct pr *p, const PgQuery__AExpr *e)
         r = pr_expr(p, e->rexpr);
         pr_unify(p, &l, &r);
         if (!type_comparable(l.type, r.type))
-            return undefined(p, "=", &l, &r, e->location);
+            return op_undefined(p, "=", &l, &r, e->location);
         if (e->kind == PG_QUERY__A__EXPR__KIND__AEXPR_NULLIF)
-            return call(p, &l, &r, "NULLIF(", l.type == T_LITERAL ? T_TEXT : l.type, e->location);
-        return join(p, &l, &r,
-            e->kind == PG_QUERY__A__EXPR__KIND__AEXPR_DISTINCT ? "IS DISTINCT FROM" : "IS NOT DISTINCT FROM", T_BOOL,
-            e->location);
+            return op_call(p, &l, &r, "NULLIF(", l.type == T_LITERAL ? T_TEXT : l.type, e->location);
+        return op_join(p, &l, &r,
+            e->kind == PG_QUERY__A__EXPR__KIND__AEXPR_DISTINCT ? "IS DISTINCT FROM" : "IS NOT DISTINCT FROM",
+            T_BOOL, e->location);
     case PG_QUERY__A__EXPR__KIND__AEXPR_IN:
         return in_list(p, e, str_eq(op, STR("<>")));
     case PG_QUERY__A__EXPR__KIND__AEXPR_LIKE:
     case PG_QUERY__A__EXPR__KIND__AEXPR_ILIKE:
-        return like_expr(p, e, op);
+        return pr_like_expr(p, e, op);
     case PG_QUERY__A__EXPR__KIND__AEXPR_SIMILAR:
-        return similar(p, e, op.ptr[0] == '!');
+        return pr_similar(p, e, op.ptr[0] == '!');
     case PG_QUERY__A__EXPR__KIND__AEXPR_BETWEEN:
         return between(p, e, false, false);
     case PG_QUERY__A__EXPR__KIND__AEXPR_NOT_BETWEEN:
@@ -649,6 +505,7 @@ struct ex pr_sublink(struct pr *p, const PgQuery__SubLink *s)
         if (cols.n != 1)
             pr_fail(p, ERR_SYNTAX, s->location, "subquery must return only one column");
         type = cols.n == 1 ? cols.v[0].type : T_ANY;
+        type = type == T_LITERAL ? T_TEXT : type;
         if (array)
             type = type < T_NTYPES && type > T_LITERAL ? T_ARRAY | type : T_ANY;
         return pr_done(p, at, type, s->location);
@@ -660,7 +517,8 @@ struct ex pr_sublink(struct pr *p, const PgQuery__SubLink *s)
         pr_unsupported(p, s->location, "this subquery");
         return pr_done(p, at, T_ANY, s->location);
     }
-    struct str op = s->n_oper_name == 0 ? STR("=") : operator_name(p, s->n_oper_name, s->oper_name, s->location);
+    struct str op =
+        s->n_oper_name == 0 ? STR("=") : operator_name(p, s->n_oper_name, s->oper_name, s->location);
     const PgQuery__RowExpr *row = row_of(s->testexpr);
     if (!is_comparison(op) || (row != NULL && !str_eq(op, STR("=")))) {
         pr_unsupported(p, s->location, "this operator with a subquery");
@@ -681,13 +539,14 @@ struct ex pr_sublink(struct pr *p, const PgQuery__SubLink *s)
     pr_put(p, "))");
     if (!pr_failed(p) && (size_t)cols.n != (row != NULL ? row->n_args : 1))
         pr_fail(p, ERR_SYNTAX, s->location,
-            (size_t)cols.n > (row != NULL ? row->n_args : 1) ? "subquery has too many columns" : "subquery has too few columns");
+            (size_t)cols.n > (row != NULL ? row->n_args : 1) ? "subquery has too many columns"
+                                                             : "subquery has too few columns");
     if (row == NULL && cols.n == 1) {
         pr_coerce(p, &l, r, cols.v[0].type);
         if (!pr_failed(p) && !type_comparable(l.type, cols.v[0].type)) {
             char name[8] = "";
             memcpy(name, op.ptr, op.len);
-            return undefined(p, name, &l, &(struct ex){.type = cols.v[0].type}, s->location);
+            return op_undefined(p, name, &l, &(struct ex){.type = cols.v[0].type}, s->location);
         }
     }
     return pr_done(p, at, T_BOOL, s->location);

@@ -22,12 +22,12 @@ static bool interval_add(struct interval *v, double n, const char *unit, size_t 
         {"microseconds", 'u', 1}, {"ms", 'u', 1e3}, {"msec", 'u', 1e3}, {"msecs", 'u', 1e3},
         {"millisecond", 'u', 1e3}, {"milliseconds", 'u', 1e3}, {"s", 'u', 1e6}, {"sec", 'u', 1e6},
         {"secs", 'u', 1e6}, {"second", 'u', 1e6}, {"seconds", 'u', 1e6}, {"m", 'u', 6e7}, {"min", 'u', 6e7},
-        {"mins", 'u', 6e7}, {"minute", 'u', 6e7}, {"minutes", 'u', 6e7}, {"h", 'u', 3.6e9}, {"hr", 'u', 3.6e9},
-        {"hrs", 'u', 3.6e9}, {"hour", 'u', 3.6e9}, {"hours", 'u', 3.6e9}, {"d", 'd', 1}, {"day", 'd', 1},
-        {"days", 'd', 1}, {"w", 'd', 7}, {"week", 'd', 7}, {"weeks", 'd', 7}, {"mon", 'm', 1}, {"mons", 'm', 1},
-        {"month", 'm', 1}, {"months", 'm', 1}, {"y", 'm', 12}, {"yr", 'm', 12}, {"yrs", 'm', 12}, {"year", 'm', 12},
-        {"years", 'm', 12}, {"decade", 'm', 120}, {"decades", 'm', 120}, {"century", 'm', 1200},
-        {"centuries", 'm', 1200}, {"millennium", 'm', 12000}};
+        {"mins", 'u', 6e7}, {"minute", 'u', 6e7}, {"minutes", 'u', 6e7}, {"h", 'u', 3.6e9},
+        {"hr", 'u', 3.6e9}, {"hrs", 'u', 3.6e9}, {"hour", 'u', 3.6e9}, {"hours", 'u', 3.6e9}, {"d", 'd', 1},
+        {"day", 'd', 1}, {"days", 'd', 1}, {"w", 'd', 7}, {"week", 'd', 7}, {"weeks", 'd', 7},
+        {"mon", 'm', 1}, {"mons", 'm', 1}, {"month", 'm', 1}, {"months", 'm', 1}, {"y", 'm', 12},
+        {"yr", 'm', 12}, {"yrs", 'm', 12}, {"year", 'm', 12}, {"years", 'm', 12}, {"decade", 'm', 120},
+        {"decades", 'm', 120}, {"century", 'm', 1200}, {"centuries", 'm', 1200}, {"millennium", 'm', 12000}};
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
         if (strlen(units[i].name) != len || strncasecmp(units[i].name, unit, len) != 0)
             continue;
@@ -191,13 +191,13 @@ bool time_pattern(struct str s, struct buf *ret, bool parse)
         const char *pg, *format, *parse;
     } known[] = {{"YYYY", "%Y", "%Y"}, {"IYYY", "%G", NULL}, {"YY", "%y", "%y"}, {"MONTH", NULL, "%B"},
         {"Month", NULL, "%B"}, {"FMMonth", "%B", "%B"}, {"TMMonth", "%B", "%B"}, {"MON", NULL, "%b"},
-        {"Mon", "%b", "%b"}, {"FMMM", "%-m", "%m"}, {"MM", "%m", "%m"}, {"FMDDD", "%-j", NULL}, {"DDD", "%j", "%j"},
-        {"FMDD", "%-d", "%d"}, {"DD", "%d", "%d"}, {"FMDay", "%A", NULL}, {"Dy", "%a", "%a"},
-        {"FMHH24", "%-H", "%H"}, {"HH24", "%H", "%H"}, {"FMHH12", "%-I", "%I"}, {"HH12", "%I", "%I"},
-        {"FMHH", "%-I", "%I"}, {"HH", "%I", "%I"}, {"FMMI", "%-M", "%M"}, {"MI", "%M", "%M"}, {"FMSS", "%-S", "%S"},
-        {"SS", "%S", "%S"}, {"MS", "%g", "%g"}, {"US", "%f", "%f"}, {"AM", "%p", "%p"}, {"PM", "%p", "%p"},
-        {"IW", "%V", NULL}, {"ID", "%u", NULL}, {"TZH:TZM", "+00:00", "%z"}, {"TZH", "+00", "%z"}, {"TZ", "UTC", NULL},
-        {"OF", "+00", "%z"}};
+        {"Mon", "%b", "%b"}, {"FMMM", "%-m", "%m"}, {"MM", "%m", "%m"}, {"FMDDD", "%-j", NULL},
+        {"DDD", "%j", "%j"}, {"FMDD", "%-d", "%d"}, {"DD", "%d", "%d"}, {"FMDay", "%A", NULL},
+        {"Dy", "%a", "%a"}, {"FMHH24", "%-H", "%H"}, {"HH24", "%H", "%H"}, {"FMHH12", "%-I", "%I"},
+        {"HH12", "%I", "%I"}, {"FMHH", "%-I", "%I"}, {"HH", "%I", "%I"}, {"FMMI", "%-M", "%M"},
+        {"MI", "%M", "%M"}, {"FMSS", "%-S", "%S"}, {"SS", "%S", "%S"}, {"MS", "%g", "%g"}, {"US", "%f", "%f"},
+        {"AM", "%p", "%p"}, {"PM", "%p", "%p"}, {"IW", "%V", NULL}, {"ID", "%u", NULL},
+        {"TZH:TZM", "+00:00", "%z"}, {"TZH", "+00", "%z"}, {"TZ", "UTC", NULL}, {"OF", "+00", "%z"}};
     for (size_t i = 0; i < s.len;) {
         struct str rest = str_n(s.ptr + i, s.len - i);
         if (rest.ptr[0] == '"') {
@@ -246,13 +246,14 @@ struct ex pr_extract(struct pr *p, struct str field, struct ex arg, int location
         {"minute", "date_part('minute', ", false}, {"minutes", "date_part('minute', ", false},
         {"second", "kdb_seconds(", true}, {"seconds", "kdb_seconds(", true},
         {"milliseconds", "kdb_milliseconds(", true}, {"millisecond", "kdb_milliseconds(", true},
-        {"microseconds", "date_part('microsecond', ", false}, {"microsecond", "date_part('microsecond', ", false},
-        {"dow", "date_part('dow', ", false}, {"isodow", "date_part('isodow', ", false},
-        {"doy", "date_part('doy', ", false}, {"week", "date_part('week', ", false},
-        {"isoyear", "date_part('isoyear', ", false}, {"quarter", "date_part('quarter', ", false},
-        {"decade", "date_part('decade', ", false}, {"century", "date_part('century', ", false},
-        {"millennium", "date_part('millennium', ", false}, {"epoch", "date_part('epoch', ", true},
-        {"julian", "date_part('julian', ", true}, {"timezone", "date_part('timezone', ", false}};
+        {"microseconds", "date_part('microsecond', ", false},
+        {"microsecond", "date_part('microsecond', ", false}, {"dow", "date_part('dow', ", false},
+        {"isodow", "date_part('isodow', ", false}, {"doy", "date_part('doy', ", false},
+        {"week", "date_part('week', ", false}, {"isoyear", "date_part('isoyear', ", false},
+        {"quarter", "date_part('quarter', ", false}, {"decade", "date_part('decade', ", false},
+        {"century", "date_part('century', ", false}, {"millennium", "date_part('millennium', ", false},
+        {"epoch", "date_part('epoch', ", true}, {"julian", "date_part('julian', ", true},
+        {"timezone", "date_part('timezone', ", false}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (!str_ieq(field, str_c(known[i].pg)))
             continue;

@@ -1,5 +1,5 @@
-/* Types: names that casts may use, what constants become in their context, and casts that PostgreSQL and DuckDB do
- * differently. */
+/* Types: names that casts may use, what constants become in their context, and casts that PostgreSQL and
+ * DuckDB do differently. */
 #include "base/json.h"
 #include "base/timefmt.h"
 #include "sql/print_int.h"
@@ -33,12 +33,20 @@ static const struct {
 
 const char *type_name(int type)
 {
-    static const char *const arrays[T_NTYPES] = {[T_BOOL] = "boolean[]", [T_INT] = "integer[]",
-        [T_BIGINT] = "bigint[]", [T_NUMERIC] = "numeric[]", [T_DOUBLE] = "double precision[]", [T_TEXT] = "text[]",
-        [T_JSON] = "jsonb[]", [T_TIMESTAMPTZ] = "timestamp with time zone[]",
-        [T_TIMESTAMP] = "timestamp without time zone[]", [T_DATE] = "date[]", [T_UUID] = "uuid[]"};
+    static const char *const arrays[T_NTYPES] = {[T_BOOL] = "boolean[]",
+        [T_INT] = "integer[]",
+        [T_BIGINT] = "bigint[]",
+        [T_NUMERIC] = "numeric[]",
+        [T_DOUBLE] = "double precision[]",
+        [T_TEXT] = "text[]",
+        [T_JSON] = "jsonb[]",
+        [T_TIMESTAMPTZ] = "timestamp with time zone[]",
+        [T_TIMESTAMP] = "timestamp without time zone[]",
+        [T_DATE] = "date[]",
+        [T_UUID] = "uuid[]"};
     if (IS_ARRAY(type))
-        return ELEMENT_OF(type) < T_NTYPES && arrays[ELEMENT_OF(type)] != NULL ? arrays[ELEMENT_OF(type)] : "anyarray";
+        return ELEMENT_OF(type) < T_NTYPES && arrays[ELEMENT_OF(type)] != NULL ? arrays[ELEMENT_OF(type)]
+                                                                               : "anyarray";
     return type >= 0 && type < T_NTYPES ? names[type].pg : "unknown";
 }
 
@@ -162,13 +170,14 @@ static struct str number_literal(struct pr *p, const struct ex *e, struct str s,
         if (!number_shape(s, true))
             return bad_input(p, e, type, s);
         if (!str_to_i64(digits, &v) || (type == T_INT && (v > INT32_MAX || v < INT32_MIN))) {
-            pr_fail(p, ERR_INVALID_VALUE, e->location, "value \"%.*s\" is out of range for type %s", STR_FMT(s),
-                type_name(type));
+            pr_fail(p, ERR_INVALID_VALUE, e->location, "value \"%.*s\" is out of range for type %s",
+                STR_FMT(s), type_name(type));
             return STR("NULL");
         }
         return pr_format(p, "CAST('%lld' AS %s)", (long long)v, type_duckdb(type));
     }
-    static const char *const specials[] = {"nan", "inf", "infinity", "-inf", "-infinity", "+inf", "+infinity"};
+    static const char *const specials[] = {
+        "nan", "inf", "infinity", "-inf", "-infinity", "+inf", "+infinity"};
     bool special = false;
     for (size_t i = 0; i < sizeof specials / sizeof *specials; i++)
         special = special || str_ieq(s, str_c(specials[i]));
@@ -189,7 +198,8 @@ static struct str interval_literal(struct pr *p, const struct ex *e, struct str 
     int64_t months, days, us;
     if (!interval_parse(s, &months, &days, &us))
         return bad_input(p, e, T_INTERVAL, s);
-    return pr_format(p, "((to_months(CAST(%lld AS INTEGER)) + to_days(CAST(%lld AS INTEGER))) + to_microseconds(%lld))",
+    return pr_format(p,
+        "((to_months(CAST(%lld AS INTEGER)) + to_days(CAST(%lld AS INTEGER))) + to_microseconds(%lld))",
         (long long)months, (long long)days, (long long)us);
 }
 
@@ -370,14 +380,15 @@ static void type_lookup(struct pr *p, const PgQuery__TypeName *t, struct target 
         {"integer", T_INT, "INTEGER"}, {"bigint", T_BIGINT, "BIGINT"}, {"float4", T_DOUBLE, "FLOAT"},
         {"float8", T_DOUBLE, "DOUBLE"}, {"double", T_DOUBLE, "DOUBLE"}, {"numeric", T_NUMERIC, NULL},
         {"hugeint", T_NUMERIC, "HUGEINT"}, {"text", T_TEXT, "VARCHAR"}, {"varchar", T_TEXT, "VARCHAR"},
-        {"json", T_JSON, "JSON"}, {"jsonb", T_JSON, "JSON"}, {"uuid", T_UUID, "UUID"}, {"bytea", T_BLOB, "BLOB"},
-        {"blob", T_BLOB, "BLOB"}, {"timestamp", T_TIMESTAMP, "TIMESTAMP"},
+        {"json", T_JSON, "JSON"}, {"jsonb", T_JSON, "JSON"}, {"uuid", T_UUID, "UUID"},
+        {"bytea", T_BLOB, "BLOB"}, {"blob", T_BLOB, "BLOB"}, {"timestamp", T_TIMESTAMP, "TIMESTAMP"},
         {"timestamptz", T_TIMESTAMPTZ, "TIMESTAMPTZ"}, {"date", T_DATE, "DATE"}, {"time", T_TIME, "TIME"},
         {"interval", T_INTERVAL, "INTERVAL"}};
     struct str name = t->n_names == 0 ? STR("") : node_string(t->names[t->n_names - 1]);
     struct str schema = t->n_names == 2 ? node_string(t->names[0]) : STR_NULL;
     ret->length = -1;
-    if (t->n_names > 2 || t->setof || t->pct_type || (schema.ptr != NULL && !str_eq(schema, STR("pg_catalog"))))
+    if (t->n_names > 2 || t->setof || t->pct_type ||
+        (schema.ptr != NULL && !str_eq(schema, STR("pg_catalog"))))
         name = STR_NULL;
     for (size_t i = 0; name.ptr != NULL && i < sizeof known / sizeof *known; i++) {
         if (!str_eq(name, str_c(known[i].name)))
@@ -390,7 +401,9 @@ static void type_lookup(struct pr *p, const PgQuery__TypeName *t, struct target 
                 b = -1;
             if (sized && (a < 1 || a > 38 || b < 0 || b > a))
                 pr_fail(p, ERR_UNSUPPORTED, t->location,
-                    "NUMERIC(%d,%d) is not supported: precision must be between 1 and 38, scale between 0 and it", a, b);
+                    "NUMERIC(%d,%d) is not supported: precision must be between 1 and 38, scale between 0 "
+                    "and it",
+                    a, b);
             if (sized)
                 snprintf(ret->duckdb, sizeof ret->duckdb, "DECIMAL(%d,%d)", a, b);
         } else {
@@ -408,8 +421,8 @@ static void type_lookup(struct pr *p, const PgQuery__TypeName *t, struct target 
         }
         return;
     }
-    pr_fail(p, ERR_UNSUPPORTED, t->location, "type \"%.*s\" does not exist", STR_FMT(name.ptr == NULL ? node_string(
-        t->n_names == 0 ? NULL : t->names[t->n_names - 1]) : name));
+    pr_fail(p, ERR_UNSUPPORTED, t->location, "type \"%.*s\" does not exist",
+        STR_FMT(name.ptr == NULL ? node_string(t->n_names == 0 ? NULL : t->names[t->n_names - 1]) : name));
     err_hint(p->ec, "The types are listed in the SQL reference.");
 }
 
@@ -422,9 +435,9 @@ static struct str interval_fields(struct pr *p, const PgQuery__TypeName *t, stru
     for (size_t i = 0; i < s.len; i++)
         if (strchr("0123456789.+- ", s.ptr[i]) == NULL)
             return s;
-    const char *unit = mask == 1 << 2   ? "years"
-                       : mask == 1 << 1 ? "months"
-                       : mask == 1 << 3 ? "days"
+    const char *unit = mask == 1 << 2    ? "years"
+                       : mask == 1 << 1  ? "months"
+                       : mask == 1 << 3  ? "days"
                        : mask == 1 << 10 ? "hours"
                        : mask == 1 << 11 ? "minutes"
                                          : "seconds";
@@ -455,8 +468,12 @@ static void cast_value(struct pr *p, struct ex *e, const struct target *t)
     }
     const char *check = NULL;
     if (e->type == T_TEXT)
-        check = t->type == T_INT || t->type == T_BIGINT ? "kdb_int_text(" : t->type == T_BOOL ? "kdb_bool_text(" : NULL;
-    const char *named = check == NULL || t->type == T_BOOL ? "" : t->type == T_INT ? ", 'integer'" : ", 'bigint'";
+        check = t->type == T_INT || t->type == T_BIGINT ? "kdb_int_text("
+                : t->type == T_BOOL                     ? "kdb_bool_text("
+                                                        : NULL;
+    const char *named = check == NULL || t->type == T_BOOL ? ""
+                        : t->type == T_INT                 ? ", 'integer'"
+                                                           : ", 'bigint'";
     const char *to = t->duckdb;
     if (t->type == T_NUMERIC && to[0] == 0) {
         /* numeric without a scale: exact where the operand is, else the nearest double. */
@@ -490,7 +507,8 @@ struct ex pr_cast(struct pr *p, const PgQuery__TypeCast *c)
     struct ex e = pr_expr(p, c->arg);
     e.parameter = e.parameter && e.type != T_NULL;
     if (!pr_failed(p) && !cast_known(e.type, t.type) && !e.parameter)
-        pr_fail(p, ERR_TYPE_MISMATCH, c->location, "cannot cast type %s to %s", type_name(e.type), type_name(t.type));
+        pr_fail(p, ERR_TYPE_MISMATCH, c->location, "cannot cast type %s to %s", type_name(e.type),
+            type_name(t.type));
     bool literal = e.constant && (e.type == T_LITERAL || (e.parameter && !cast_known(e.type, t.type)));
     if (literal && t.type != T_TEXT && t.type != T_ANY) {
         e.type = T_LITERAL;

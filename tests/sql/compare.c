@@ -1,5 +1,6 @@
-/* The same statements, over the same rows, in a real PostgreSQL 15 and through sql_parse and a worker. What differs is
- * a failure: column names, row order (where the statement orders), every value, and whether it is an error.
+/* The same statements, over the same rows, in a real PostgreSQL 15 and through sql_parse and a worker. What
+ * differs is a failure: column names, row order (where the statement orders), every value, and whether it is
+ * an error.
  *
  * compare FILE.sql …: statements end with a semicolon at the end of a line. A line before one may say
  *   --! error CODE     both must refuse it, we with this code
@@ -10,15 +11,16 @@
 #include "analytic/analytic.h"
 #include "base/json.h"
 #include "base/timefmt.h"
+#include "cell.h"
 #include "sql/sql.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <jansson.h>
-#include <math.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,7 +28,6 @@
 #define PG_BIN "/usr/lib/postgresql/15/bin/"
 #define FIELD "\x1f"
 #define ROW "\x1e"
-#define NULL_MARK "\x1dN"
 
 static char folder[64];
 static struct analytic *engine;
@@ -39,14 +40,17 @@ static void die(const char *what)
     exit(2);
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * ---------------------------------------------------------------------------------------------------- */
 
 static const char *const people[] = {"user_alice", "ai", "assistant:gpt", "bob", "tool:search"};
-static const char *const texts[] = {"Hello AI!", "how are you?", "100% sure", "under_score", "back\\slash", "it's",
-    "Grüße aus Köln", "日本語", "", " lead and trail ", "a,b,,c", "line\nbreak", "UPPER lower", "12", "3.75", "x"};
-static const char *const metas[] = {NULL, "{\"role\":\"user\",\"n\":1}", "{\"role\":\"assistant\",\"n\":2.5,\"tags\":[\"a\",\"b\"]}",
-    "{\"nested\":{\"deep\":{\"k\":\"v\"}},\"n\":null}", "{\"tags\":[],\"ok\":true}", "{\"a.b\":1,\"a/b\":2,\"$c\":3,\"\":4}",
-    "{\"list\":[1,2,{\"x\":\"y\"}]}"};
+static const char *const texts[] = {"Hello AI!", "how are you?", "100% sure", "under_score", "back\\slash",
+    "it's", "Grüße aus Köln", "日本語", "", " lead and trail ", "a,b,,c", "line\nbreak", "UPPER lower", "12",
+    "3.75", "x"};
+static const char *const metas[] = {NULL, "{\"role\":\"user\",\"n\":1}",
+    "{\"role\":\"assistant\",\"n\":2.5,\"tags\":[\"a\",\"b\"]}",
+    "{\"nested\":{\"deep\":{\"k\":\"v\"}},\"n\":null}", "{\"tags\":[],\"ok\":true}",
+    "{\"a.b\":1,\"a/b\":2,\"$c\":3,\"\":4}", "{\"list\":[1,2,{\"x\":\"y\"}]}"};
 
 #define NMESSAGES 60
 static void message(int i, struct value *v, struct arena *a)
@@ -56,7 +60,8 @@ static void message(int i, struct value *v, struct arena *a)
     v[MSG_CONVERSATION_TYPE] = value_text(i % 5 == 4 ? STR("group") : STR("ai"));
     v[MSG_FROM] = value_text(str_c(people[i % 5]));
     /* Across months, with and without fractions. */
-    v[MSG_TIMESTAMP] = value_ts(INT64_C(1735689600000000) + INT64_C(86400000000) * (i * 4) + INT64_C(3723004500) * i);
+    v[MSG_TIMESTAMP] =
+        value_ts(INT64_C(1735689600000000) + INT64_C(86400000000) * (i * 4) + INT64_C(3723004500) * i);
     v[MSG_CONTENT] = value_text(str_c(texts[i % 16]));
     v[MSG_CONTENT_REF] = i % 9 == 0 ? value_text(arena_printf(a, "user_alice/msg-%d.bin", i)) : VALUE_OF_NULL;
     v[MSG_METADATA] = metas[i % 7] == NULL ? VALUE_OF_NULL : value_json(str_c(metas[i % 7]));
@@ -101,8 +106,8 @@ static void pg_literal(struct buf *b, struct value v)
 }
 
 /* The rows of a table: as a row file for a worker, and as INSERT for PostgreSQL. */
-static int build(const struct schema *s, int n, void (*row)(int, struct value *, struct arena *), struct buf *pg,
-    uint64_t *ret_bytes)
+static int build(const struct schema *s, int n, void (*row)(int, struct value *, struct arena *),
+    struct buf *pg, uint64_t *ret_bytes)
 {
     struct arena a;
     struct buf rows = BUF_INIT(0), one = BUF_INIT(0);
@@ -134,15 +139,29 @@ static int build(const struct schema *s, int n, void (*row)(int, struct value *,
     return fd;
 }
 
-static const char schema_sql[] =
-    "CREATE TABLE messages (msg_id bigint primary key, conversation_id text not null, conversation_type text, \"from\" "
-    "text, timestamp timestamptz, content text not null, content_ref text, metadata jsonb, client_msg_id text);\n"
-    "CREATE TABLE conversations (conversation_id text primary key, conversation_type text, title text, first_msg_id "
-    "bigint, last_msg_id bigint, total_messages bigint, created timestamptz, updated timestamptz, metadata jsonb);\n";
+static const char schema_sql[] = "CREATE TABLE messages (msg_id bigint primary key, conversation_id text not "
+                                 "null, conversation_type text, \"from\" "
+                                 "text, timestamp timestamptz, content text not null, content_ref text, "
+                                 "metadata jsonb, client_msg_id text);\n"
+                                 "CREATE TABLE conversations (conversation_id text primary key, "
+                                 "conversation_type text, title text, first_msg_id "
+                                 "bigint, last_msg_id bigint, total_messages bigint, created timestamptz, "
+                                 "updated timestamptz, metadata jsonb);\n";
 
-/* ---- PostgreSQL ---------------------------------------------------------------------------------------------- */
+/* ---- PostgreSQL
+ * ---------------------------------------------------------------------------------------------- */
 
-/* Runs a program as somebody who is not root (PostgreSQL insists), stdout into `out` when given. */
+/* PostgreSQL does not run as root. */
+static void become_nobody(void)
+{
+    if (geteuid() != 0)
+        return;
+    struct passwd *p = getpwnam("nobody");
+    if (p == NULL || setgroups(0, NULL) != 0 || setgid(p->pw_gid) != 0 || setuid(p->pw_uid) != 0)
+        _exit(126);
+}
+
+/* Runs a program, stdout into `out` when given. */
 static int run(const char *const *argv, const char *input, struct buf *out)
 {
     int in[2], pipes[2];
@@ -162,11 +181,7 @@ static int run(const char *const *argv, const char *input, struct buf *out)
             dup2(null, 2);
         for (int i = 3; i < 256; i++)
             close(i);
-        if (geteuid() == 0) {
-            struct passwd *p = getpwnam("nobody");
-            if (p == NULL || setgroups(0, NULL) != 0 || setgid(p->pw_gid) != 0 || setuid(p->pw_uid) != 0)
-                _exit(126);
-        }
+        become_nobody();
         if (chdir(folder) != 0)
             _exit(125);
         unsetenv("LD_PRELOAD");
@@ -190,20 +205,46 @@ static int run(const char *const *argv, const char *input, struct buf *out)
 
 static int psql(const char *sql, struct buf *out)
 {
-    const char *argv[] = {PG_BIN "psql", "-X", "-q", "-A", "-h", folder, "-U", "postgres", "-F", FIELD, "-R", ROW, "-P",
-        "null=" NULL_MARK, "-P", "footer=off", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f", "-", NULL};
+    const char *argv[] = {PG_BIN "psql", "-X", "-q", "-A", "-h", folder, "-U", "postgres", "-F", FIELD, "-R",
+        ROW, "-P", "null=" NULL_MARK, "-P", "footer=off", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f",
+        "-", NULL};
     return run(argv, sql, out);
 }
 
+static pid_t postmaster;
+
 static void pg_stop(void)
 {
-    const char *stop[] = {PG_BIN "pg_ctl", "-D", "data", "-m", "immediate", "-w", "stop", NULL};
-    const char *clean[] = {"/bin/rm", "-rf", "data", "log", NULL};
+    const char *clean[] = {"/bin/rm", "-rf", "data", NULL};
+    if (postmaster > 0) {
+        kill(postmaster, SIGQUIT);
+        waitpid(postmaster, NULL, 0);
+    }
     if (folder[0] == 0)
         return;
-    run(stop, NULL, NULL);
     run(clean, NULL, NULL);
     rmdir(folder);
+}
+
+/* The server is our child and dies with us: a killed test leaves none behind. */
+static void pg_serve(void)
+{
+    postmaster = fork();
+    if (postmaster != 0)
+        return;
+    int null = open("/dev/null", O_RDWR);
+    for (int i = 0; i < 3; i++)
+        dup2(null, i);
+    for (int i = 3; i < 256; i++)
+        close(i);
+    become_nobody();
+    prctl(PR_SET_PDEATHSIG, SIGQUIT);
+    if (chdir(folder) != 0)
+        _exit(125);
+    execl(PG_BIN "postgres", "postgres", "-D", "data", "-k", folder, "-c", "listen_addresses=", "-c",
+        "fsync=off", "-c", "timezone=UTC", "-c", "max_connections=4", "-c", "statement_timeout=10000",
+        (char *)NULL);
+    _exit(127);
 }
 
 static void pg_start(const char *setup)
@@ -213,171 +254,29 @@ static void pg_start(const char *setup)
         die("mkdtemp");
     const char *init[] = {PG_BIN "initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8",
         "--lc-collate=C", "--lc-ctype=C.UTF-8", "--lc-messages=C", NULL};
-    char options[256];
-    snprintf(options, sizeof options, "-k %s -c listen_addresses='' -c fsync=off -c timezone=UTC -c max_connections=4",
-        folder);
-    const char *start[] = {PG_BIN "pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start", NULL};
-    if (run(init, NULL, NULL) != 0 || run(start, NULL, NULL) != 0) {
+    const char *ready[] = {PG_BIN "pg_isready", "-q", "-h", folder, NULL};
+    atexit(pg_stop);
+    bool up = run(init, NULL, NULL) == 0;
+    if (up)
+        pg_serve();
+    for (int i = 0; up && run(ready, NULL, NULL) != 0; i++) {
+        up = i < 1000 && waitpid(postmaster, NULL, WNOHANG) == 0;
+        usleep(10000);
+    }
+    if (!up || psql(setup, NULL) != 0) {
         fprintf(stderr, "compare: PostgreSQL does not start in %s\n", folder);
         exit(2);
     }
-    atexit(pg_stop);
-    if (psql(setup, NULL) != 0) {
-        fprintf(stderr, "compare: PostgreSQL refuses the rows\n");
-        exit(2);
-    }
 }
 
-/* ---- values -------------------------------------------------------------------------------------------------- */
-
-static bool number(struct str s, double *ret)
-{
-    char text[400], *end;
-    if (s.len == 0 || s.len >= sizeof text)
-        return false;
-    memcpy(text, s.ptr, s.len);
-    text[s.len] = 0;
-    *ret = strtod(text, &end);
-    return *end == 0 && end != text;
-}
-
-static bool close_to(double a, double b)
-{
-    if (isnan(a) || isnan(b))
-        return isnan(a) && isnan(b);
-    return a == b || fabs(a - b) <= 1e-9 * fmax(fabs(a), fabs(b));
-}
-
-static bool json_same(const json_t *a, const json_t *b)
-{
-    if (json_is_number(a) && json_is_number(b))
-        return close_to(json_number_value(a), json_number_value(b));
-    if (json_typeof(a) != json_typeof(b))
-        return false;
-    if (json_is_array(a)) {
-        if (json_array_size(a) != json_array_size(b))
-            return false;
-        for (size_t i = 0; i < json_array_size(a); i++)
-            if (!json_same(json_array_get(a, i), json_array_get(b, i)))
-                return false;
-        return true;
-    }
-    if (json_is_object(a)) {
-        const char *key;
-        json_t *v, *object = (json_t *)(uintptr_t)a;
-        if (json_object_size(a) != json_object_size(b))
-            return false;
-        json_object_foreach(object, key, v)
-        {
-            const json_t *w = json_object_get(b, key);
-            if (w == NULL || !json_same(v, w))
-                return false;
-        }
-        return true;
-    }
-    return json_equal(a, b);
-}
-
-static bool json_text_same(struct str a, struct str b)
-{
-    json_t *x = json_loadb(a.ptr, a.len, JSON_DECODE_ANY, NULL), *y = json_loadb(b.ptr, b.len, JSON_DECODE_ANY, NULL);
-    bool same = x != NULL && y != NULL && json_same(x, y);
-    json_decref(x);
-    json_decref(y);
-    return same;
-}
-
-/* {1,NULL,"a b"} of PostgreSQL against [1,null,"a b"]. */
-static bool array_same(struct str pg, struct str ours)
-{
-    json_t *list = json_loadb(ours.ptr, ours.len, 0, NULL);
-    bool same = json_is_array(list) && pg.len >= 2 && pg.ptr[0] == '{';
-    size_t i = 1, k = 0;
-    while (same && i < pg.len - 1) {
-        char item[512];
-        size_t n = 0;
-        bool quoted = pg.ptr[i] == '"';
-        for (i += quoted; i < pg.len - 1 && n < sizeof item - 1; i++) {
-            if (quoted ? pg.ptr[i] == '"' : pg.ptr[i] == ',')
-                break;
-            if (pg.ptr[i] == '\\')
-                i++;
-            item[n++] = pg.ptr[i];
-        }
-        i += quoted;
-        i += i < pg.len - 1 && pg.ptr[i] == ',';
-        item[n] = 0;
-        const json_t *v = json_array_get(list, k++);
-        double d;
-        if (v == NULL)
-            same = false;
-        else if (json_is_null(v))
-            same = !quoted && strcmp(item, "NULL") == 0;
-        else if (json_is_string(v) && strcmp(item, json_string_value(v)) == 0)
-            same = true;
-        else if (json_is_string(v) && number(str_c(json_string_value(v)), &d))
-            same = close_to(d, atof(item));
-        else if (json_is_string(v)) {
-            int64_t a, b;
-            same = time_parse(str_c(item), &a) && time_parse(str_c(json_string_value(v)), &b) && a == b;
-        } else if (json_is_number(v))
-            same = number(str_c(item), &d) && close_to(d, json_number_value(v));
-        else if (json_is_boolean(v))
-            same = (item[0] == 't') == json_is_true(v);
-        else
-            same = false;
-    }
-    same = same && k == json_array_size(list);
-    json_decref(list);
-    return same;
-}
-
-/* One cell, as PostgreSQL prints it, against our value. */
-static bool cell_same(struct str pg, struct value v, enum value_type column)
-{
-    double d, e;
-    int64_t us;
-    if (str_eq(pg, STR(NULL_MARK)))
-        return v.type == VALUE_NULL;
-    switch (v.type) {
-    case VALUE_NULL:
-        return false;
-    case VALUE_BOOL:
-        return str_eq(pg, v.i ? STR("t") : STR("f"));
-    case VALUE_BIGINT:
-        return number(pg, &d) && d == (double)v.i;
-    case VALUE_DOUBLE:
-        return number(pg, &d) && close_to(d, v.d);
-    case VALUE_HUGEINT:
-    case VALUE_DECIMAL:
-        return number(pg, &d) && number(v.s, &e) && close_to(d, e);
-    case VALUE_TIMESTAMPTZ:
-    case VALUE_TIMESTAMP:
-        return time_parse(pg, &us) && us == v.i;
-    case VALUE_JSON:
-        return json_text_same(pg, v.s);
-    case VALUE_BLOB: {
-        bool same = pg.len == v.s.len * 2 + 2;
-        for (size_t i = 0; same && i < v.s.len; i++) {
-            char hex[3];
-            snprintf(hex, sizeof hex, "%02x", (unsigned char)v.s.ptr[i]);
-            same = memcmp(pg.ptr + 2 + 2 * i, hex, 2) == 0;
-        }
-        return same;
-    }
-    case VALUE_LIST:
-        return column == VALUE_LIST && array_same(pg, v.s);
-    default:
-        return str_eq(pg, v.s);
-    }
-}
-
-/* ---- one statement ------------------------------------------------------------------------------------------- */
+/* ---- one statement
+ * ------------------------------------------------------------------------------------------- */
 
 static int scans[3];
 static uint64_t scan_bytes[3];
 
-static enum err ours(struct str sql, struct rowset *rs, struct str *ret_printed, struct arena *a, struct errctx *ec)
+static enum err ours(
+    struct str sql, struct rowset *rs, struct str *ret_printed, struct arena *a, struct errctx *ec)
 {
     struct stmt *st;
     struct caller caller = {STR("user_alice"), ROLE_USER};
@@ -389,15 +288,20 @@ static enum err ours(struct str sql, struct rowset *rs, struct str *ret_printed,
     struct analytic_input inputs[64];
     for (int i = 0; i < st->ntables && i < 64; i++) {
         int k = st->tables[i].schema == &schema_messages ? 0 : 1;
-        inputs[i] = (struct analytic_input){.schema = st->tables[i].schema, .rows_fd = scans[k],
-            .rows_bytes = scan_bytes[k]};
+        inputs[i] = (struct analytic_input){
+            .schema = st->tables[i].schema, .rows_fd = scans[k], .rows_bytes = scan_bytes[k]};
     }
-    struct analytic_request rq = {.user_id = STR("user_alice"), .sql = st->read_sql, .ninputs = st->ntables,
-        .inputs = inputs, .mode = ANALYTIC_ROWS, .timeout_ms = 20000};
+    struct analytic_request rq = {.user_id = STR("user_alice"),
+        .sql = st->read_sql,
+        .ninputs = st->ntables,
+        .inputs = inputs,
+        .mode = ANALYTIC_ROWS,
+        .timeout_ms = 20000};
     e = analytic_run(engine, &rq, rs, ec);
-    if (e != ERR_OK)
-        sql_explain_error(sql, ec);
-    return e;
+    if (e == ERR_OK)
+        return e;
+    sql_explain_error(sql, ec);
+    return ec->code;
 }
 
 struct lines {
@@ -465,8 +369,8 @@ static const char *differ(struct str sql, struct str pg, const struct rowset *rs
                 buf_printf(&b, c > 0 ? " | " : "");
                 json_value(&b, rowset_row(rs, i - 1)[c]);
             }
-            snprintf(why, sizeof why, "row %zu: PostgreSQL %.*s\n      ours (%s …) %.*s", i, (int)rows.v[i].len,
-                rows.v[i].ptr, value_type_name(rs->types[0]), (int)b.len, b.ptr);
+            snprintf(why, sizeof why, "row %zu: PostgreSQL %.*s\n      ours (%s …) %.*s", i,
+                (int)rows.v[i].len, rows.v[i].ptr, value_type_name(rs->types[0]), (int)b.len, b.ptr);
             buf_release(&b);
             return why;
         }
@@ -510,8 +414,8 @@ static bool check(struct str sql, enum expect expect, struct str code)
     else if (expect == EXPECT_SAME)
         why = differ(sql, buf_view(&pg), &rs);
     if (why != NULL || verbose)
-        printf("%s %.*s\n    %s\n    %.*s\n", why != NULL ? "FAIL" : "ok  ", STR_FMT(sql), why != NULL ? why : "",
-            STR_FMT(printed));
+        printf("%s %.*s\n    %s\n    %.*s\n", why != NULL ? "FAIL" : "ok  ", STR_FMT(sql),
+            why != NULL ? why : "", STR_FMT(printed));
     rowset_release(&rs);
     buf_release(&pg);
     buf_release(&text);
@@ -582,8 +486,12 @@ int main(int argc, char **argv)
     buf_u8(&setup, 0);
     struct errctx ec;
     errctx_clear(&ec);
-    struct analytic_config cfg = {.workers_max = 1, .threads = 1, .memory_bytes_max = 512u << 20,
-        .result_bytes_max = 64u << 20, .idle_worker_ms = 60000, .os = os_posix()};
+    struct analytic_config cfg = {.workers_max = 1,
+        .threads = 1,
+        .memory_bytes_max = 512u << 20,
+        .result_bytes_max = 64u << 20,
+        .idle_worker_ms = 60000,
+        .os = os_posix()};
     if (analytic_open(&cfg, &engine, &ec) != ERR_OK) {
         fprintf(stderr, "compare: %s %s\n", ec.message, ec.internal);
         return 2;

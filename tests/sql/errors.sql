@@ -164,3 +164,25 @@ SELECT power(0, -1);
 SELECT 'abc' ~ '(';
 --! error SYNTAX_ERROR
 SELECT sum(count(*)) FROM messages;
+--! error SYNTAX_ERROR
+SELECT DISTINCT content FROM messages ORDER BY msg_id;
+--! error SYNTAX_ERROR
+SELECT DISTINCT ON (conversation_id) conversation_id, msg_id FROM messages ORDER BY msg_id;
+--! error TYPE_MISMATCH
+SELECT content FROM messages UNION SELECT msg_id FROM messages;
+--! error INVALID_VALUE
+SELECT timestamp AT TIME ZONE 'Nowhere' FROM messages;
+--! error INVALID_VALUE
+SELECT content::jsonb FROM messages;
+--! error INVALID_VALUE
+SELECT 123456::numeric(4,2);
+--! error INVALID_VALUE
+SELECT percentile_cont(2) WITHIN GROUP (ORDER BY msg_id) FROM messages;
+--! error SYNTAX_ERROR
+SELECT msg_id FROM messages WHERE row_number() OVER () = 1;
+--! error INVALID_VALUE
+SELECT (metadata->>'role')::int FROM messages;
+--! error INVALID_VALUE
+SELECT msg_id * 9223372036854775807 FROM messages;
+--! error INVALID_VALUE
+SELECT 1 UNION SELECT 'x';

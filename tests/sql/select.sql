@@ -111,3 +111,9 @@ SELECT msg_id "Id", content "A ""quoted"" name" FROM messages ORDER BY "Id" LIMI
 SELECT 1 AS "select", 2 AS "FROM";
 SELECT a FROM (SELECT 1 AS "A", 2 AS a) q;
 SELECT q."A" + q.a AS s FROM (SELECT 1 AS "A", 2 AS a) q;
+SELECT 1 AS n UNION SELECT '2' ORDER BY n;
+SELECT '5' AS n, 'a' AS t UNION ALL SELECT 6, 'b' UNION ALL SELECT 7, NULL ORDER BY n;
+SELECT NULL AS n UNION ALL SELECT 6 ORDER BY n;
+SELECT * FROM (SELECT '2025-01-01' AS d UNION SELECT timestamp FROM messages WHERE msg_id = 1000) q ORDER BY d;
+SELECT DISTINCT length(content) FROM messages ORDER BY length(content) DESC;
+SELECT DISTINCT ON (length(content), "from") length(content), "from", msg_id FROM messages ORDER BY "from", length(content), msg_id;
