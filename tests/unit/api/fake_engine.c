@@ -10,6 +10,7 @@
 
 struct kalamdb_query {
     struct kalamdb_query *next;
+    struct kalamdb *db;
     kalamdb_done *done;
     void *arg;
     struct kalamdb_result *result;
@@ -197,6 +198,7 @@ void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *s, k
     q->done = done;
     q->arg = arg;
     q->refs = 2;
+    q->db = db;
     q->hang = is(sql, "hang");
     if (!q->hang)
         q->result = answer_of(s, &q->error);
@@ -213,11 +215,9 @@ void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *s, k
     pthread_mutex_unlock(&db->lock);
 }
 
-static struct kalamdb *the_db;
-
 void kalamdb_query_cancel(struct kalamdb_query *q)
 {
-    struct kalamdb *db = the_db;
+    struct kalamdb *db = q->db;
     pthread_mutex_lock(&db->lock);
     struct kalamdb_query **link = &db->hanging;
     while (*link != NULL && *link != q)
@@ -469,7 +469,6 @@ struct kalamdb *fake_open(void)
     pthread_cond_init(&db->cond, NULL);
     pthread_cond_init(&db->changed, NULL);
     db->writable = true;
-    the_db = db;
     pthread_create(&db->thread, NULL, run, db);
     return db;
 }

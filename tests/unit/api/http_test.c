@@ -152,6 +152,42 @@ static void a_cached_token_still_expires(void **state)
     assert_true(good > 1);
 }
 
+/* More tokens than the cache holds, each used twice, by turns: nobody is taken for somebody else. */
+static void more_tokens_than_the_cache_holds(void **state)
+{
+    (void)state;
+    enum { USERS = 1500 };
+    static char *tokens[USERS];
+    static const char *const flags[] = {"--loops", "1", NULL};
+    struct fixture *g = fixture_start(flags);
+    struct client c = client_open(g->port);
+    char text[2048], want[100];
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < USERS; i++) {
+            int u = round == 0 ? i : USERS - 1 - i; /* back over the newest: hits, then misses */
+            snprintf(text, sizeof text, "user%d", u);
+            if (round == 0)
+                tokens[u] = fixture_token(g, text, ROLE_USER, 3600);
+            snprintf(text, sizeof text,
+                "POST /api/v1/query HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer %s\r\n"
+                "Content-Length: 13\r\n\r\n{\"sql\":\"who\"}",
+                tokens[u]);
+            client_puts(&c, text);
+            snprintf(want, sizeof want, "{\"user\":\"user%d\",\"role\":0,\"durability\":0}", u);
+            assert_reply(client_reply(&c, false), 200, want);
+        }
+    }
+    struct reply r = http(g->port, "GET", "/metrics", NULL, NULL);
+    assert_non_null(
+        strstr(r.body.ptr, "\nkalamdb_tokens_verified_total 1976\n")); /* 1500, then 1500 - 1024 */
+    assert_non_null(strstr(r.body.ptr, "\nkalamdb_tokens_cached_total 1024\n"));
+    reply_release(&r);
+    for (int i = 0; i < USERS; i++)
+        free(tokens[i]);
+    client_close(&c);
+    fixture_stop(g);
+}
+
 static void statements(void **state)
 {
     (void)state;
@@ -673,11 +709,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(routes),
         cmocka_unit_test(health_tells_of_refused_writes), cmocka_unit_test(tokens),
-        cmocka_unit_test(a_cached_token_still_expires), cmocka_unit_test(statements),
-        cmocka_unit_test(parameters), cmocka_unit_test(bad_bodies), cmocka_unit_test(headers_and_identity),
-        cmocka_unit_test(sizes), cmocka_unit_test(pipelining), cmocka_unit_test(large_answers),
-        cmocka_unit_test(a_client_that_leaves_cancels), cmocka_unit_test(connection_lifetimes),
-        cmocka_unit_test(continue_is_said_when_it_is_time),
+        cmocka_unit_test(a_cached_token_still_expires), cmocka_unit_test(more_tokens_than_the_cache_holds),
+        cmocka_unit_test(statements), cmocka_unit_test(parameters), cmocka_unit_test(bad_bodies),
+        cmocka_unit_test(headers_and_identity), cmocka_unit_test(sizes), cmocka_unit_test(pipelining),
+        cmocka_unit_test(large_answers), cmocka_unit_test(a_client_that_leaves_cancels),
+        cmocka_unit_test(connection_lifetimes), cmocka_unit_test(continue_is_said_when_it_is_time),
         cmocka_unit_test(bad_requests_get_an_answer_and_a_close), cmocka_unit_test(consolidation),
         cmocka_unit_test(metrics), cmocka_unit_test(late_requests), cmocka_unit_test(connections_are_bounded),
         cmocka_unit_test(cors), cmocka_unit_test(probes_behind_a_token),
