@@ -25,8 +25,7 @@ bool chat_user_id_valid(struct str id);
 /* Reserved sender (`ai`, `assistant:gpt` …), which a user may use in their own ai conversations? */
 bool chat_sender_is_reserved(struct str from);
 
-/* ---- append
- * -------------------------------------------------------------------------------------------------- */
+/* ---- append ---- */
 
 struct chat_message {
     /* In: the row by column of schema_messages, of the columns' types, NULL where not given. Out: the row as
@@ -64,8 +63,7 @@ enum err chat_append_check(
 /* CONFLICT (id taken), INVALID_VALUE (id above the current one), UNSUPPORTED (a new group). */
 enum err chat_append_apply(struct chat_append *a, struct txn *txn, struct errctx *ec) CHECKED;
 
-/* ---- conversations
- * ------------------------------------------------------------------------------------------- */
+/* ---- conversations ---- */
 
 /* INSERT INTO conversations without content. */
 struct chat_create {
@@ -105,8 +103,7 @@ enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx
 enum err chat_members_insert(struct errctx *ec) CHECKED;
 enum err chat_members_delete(size_t n, struct errctx *ec) CHECKED;
 
-/* ---- changes of messages
- * ------------------------------------------------------------------------------------- */
+/* ---- changes of messages ---- */
 
 struct chat_row {
     struct value *values; /* all columns of schema_messages: as read (delete), with the changes made (update).

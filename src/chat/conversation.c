@@ -55,8 +55,7 @@ enum err chat_create_apply(struct chat_create *cr, struct txn *txn, struct errct
     return e;
 }
 
-/* ---- UPDATE
- * -------------------------------------------------------------------------------------------------- */
+/* ---- UPDATE ---- */
 
 #define BIT(column) (UINT64_C(1) << (column))
 
@@ -173,8 +172,7 @@ enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx
     return e;
 }
 
-/* ---- members
- * ------------------------------------------------------------------------------------------------- */
+/* ---- members ---- */
 
 enum err chat_members_insert(struct errctx *ec)
 {

@@ -3,8 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- consolidation
- * ------------------------------------------------------------------------------------------- */
+/* ---- consolidation ---- */
 
 struct upkeep_job {
     struct upkeep_job *next;
@@ -114,8 +113,7 @@ kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error)
     return engine_error(error, &ec);
 }
 
-/* ---- metrics
- * ------------------------------------------------------------------------------------------------- */
+/* ---- metrics ---- */
 
 struct sampler {
     void (*sample)(void *arg, const struct kalamdb_metric *m);

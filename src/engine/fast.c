@@ -7,8 +7,10 @@
 /* Ids asked for one by one (=, IN); longer lists are scanned for. */
 #define POINTS_MAX 256
 
-/* ---- conditions
- * ---------------------------------------------------------------------------------------------- */
+/* Up to so many rows a sort with a limit keeps only the best; above, it keeps all. */
+#define BEST_MAX 2000
+
+/* ---- conditions ---- */
 
 static bool pred_true(const struct pred *p, struct value v)
 {
@@ -51,8 +53,7 @@ bool fast_match(const struct fast_plan *plan, const struct value *values)
     return true;
 }
 
-/* ---- what the conditions say about where to look
- * ------------------------------------------------------------- */
+/* ---- what the conditions say about where to look ---- */
 
 struct range {
     int64_t min, max; /* inclusive; min > max: empty */
@@ -116,8 +117,7 @@ static struct str equal_text(const struct fast_plan *plan, int column)
     return STR_NULL;
 }
 
-/* ---- one run
- * ------------------------------------------------------------------------------------------------- */
+/* ---- one run ---- */
 
 /* A row kept for sorting. */
 struct kept {
@@ -132,13 +132,15 @@ struct run {
     const struct fast_limits *limits;
     const struct fast_sink *sink;
     struct errctx *ec;
-    size_t visited;
+    size_t visited, bytes;
     int64_t skip, left; /* of the plan's offset and limit; left -1: no limit */
     bool full;          /* the limit is reached: nothing more is needed */
     bool sorting;       /* the source's order is not the plan's: keep, sort, then emit */
     struct arena arena; /* kept rows */
     struct kept *kept;
     size_t nkept, cap_kept;
+    size_t best;  /* with a limit, only so many rows can be in the answer; 0: all */
+    bool settled; /* kept[best - 1] is the worst of `best` kept rows: what is not better is not kept */
 };
 
 static enum err emit(
@@ -157,8 +159,43 @@ static enum err emit(
     return e;
 }
 
+static int cmp_column(struct value a, struct value b, bool descending, bool nulls_first)
+{
+    bool an = value_is_null(a), bn = value_is_null(b);
+    if (an || bn)
+        return an == bn ? 0 : (an == nulls_first ? -1 : 1);
+    int c = value_cmp(a, b);
+    return descending ? -c : c;
+}
+
+static int kept_cmp(const void *a, const void *b, void *arg)
+{
+    const struct run *r = arg;
+    const struct kept *x = a, *y = b;
+    int c = 0;
+    if (r->plan->order_column >= 0) {
+        int o = r->plan->order_column;
+        c = cmp_column(x->values[o], y->values[o], r->plan->descending, r->plan->nulls_first);
+    }
+    if (c == 0) {
+        int key = r->schema->key_column;
+        c = cmp_column(x->values[key], y->values[key], r->plan->tie_descending, false);
+    }
+    if (c == 0 && r->schema == &schema_conversation_users) /* the second half of its key */
+        c = cmp_column(x->values[MEMBER_USER_ID], y->values[MEMBER_USER_ID], false, false);
+    return c;
+}
+
 static enum err keep(struct run *r, const struct row_meta *meta, const struct value *values)
 {
+    if (r->settled &&
+        kept_cmp(&(struct kept){.values = (struct value *)values}, &r->kept[r->best - 1], r) >= 0)
+        return ERR_OK;
+    if (r->best > 0 && r->nkept == 2 * r->best) {
+        qsort_r(r->kept, r->nkept, sizeof *r->kept, kept_cmp, r);
+        r->nkept = r->best;
+        r->settled = true;
+    }
     if (r->nkept == r->cap_kept) {
         size_t cap = r->cap_kept == 0 ? 64 : r->cap_kept * 2;
         struct kept *p = realloc(r->kept, cap * sizeof *p);
@@ -189,33 +226,6 @@ static enum err take(
     return r->sorting ? keep(r, meta, values) : emit(r, envelope, meta, values);
 }
 
-static int cmp_column(struct value a, struct value b, bool descending, bool nulls_first)
-{
-    bool an = value_is_null(a), bn = value_is_null(b);
-    if (an || bn)
-        return an == bn ? 0 : (an == nulls_first ? -1 : 1);
-    int c = value_cmp(a, b);
-    return descending ? -c : c;
-}
-
-static int kept_cmp(const void *a, const void *b, void *arg)
-{
-    const struct run *r = arg;
-    const struct kept *x = a, *y = b;
-    int c = 0;
-    if (r->plan->order_column >= 0) {
-        int o = r->plan->order_column;
-        c = cmp_column(x->values[o], y->values[o], r->plan->descending, r->plan->nulls_first);
-    }
-    if (c == 0) {
-        int key = r->schema->key_column;
-        c = cmp_column(x->values[key], y->values[key], r->plan->tie_descending, false);
-    }
-    if (c == 0 && r->schema == &schema_conversation_users) /* the second half of its key */
-        c = cmp_column(x->values[MEMBER_USER_ID], y->values[MEMBER_USER_ID], false, false);
-    return c;
-}
-
 static enum err emit_kept(struct run *r)
 {
     if (r->nkept > 1)
@@ -228,8 +238,7 @@ static enum err emit_kept(struct run *r)
     return ERR_OK;
 }
 
-/* ---- sources
- * ------------------------------------------------------------------------------------------------- */
+/* ---- sources ---- */
 
 /* Yields the iterator's rows. With `floor` above 0 the source is whole only for ids from there on: a row
  * below, when more are wanted, sends the statement to the files. */
@@ -244,7 +253,8 @@ static enum err scan(struct run *r, const struct scan_spec *spec, int64_t floor,
     struct str row;
     *ret = FAST_DONE;
     while (!r->full && (e = hot_iter_next(it, &row, r->ec)) == ERR_OK) {
-        if (r->visited++ >= r->limits->visited_max) {
+        r->bytes += row.len;
+        if (r->visited++ >= r->limits->visited_max || r->bytes > r->limits->bytes_max) {
             *ret = FAST_LONG;
             break;
         }
@@ -289,7 +299,8 @@ static enum err scan_ids(struct run *r, struct str conversation, struct range id
     }
     struct scan_spec spec = {
         .order = conversation.ptr != NULL ? SCAN_BY_CONVERSATION : SCAN_BY_ID,
-        .descending = descending,
+        /* A sort finds its best rows sooner from the end that they are at: ids follow time, mostly. */
+        .descending = r->plan->descending,
         .conversation_id = conversation,
         .id_min = ids.min,
         .id_max = ids.max,
@@ -439,6 +450,8 @@ enum err fast_run(struct snapshot *snap, const struct schema *schema, const stru
         return ERR_OK;
     }
     arena_init(&r.arena, (size_t)256 << 20);
+    if (r.left > 0 && r.left <= BEST_MAX && r.skip <= BEST_MAX)
+        r.best = (size_t)(r.left + r.skip);
     e = schema == &schema_messages ? run_messages(&r, &verdict) : run_table(&r, &verdict);
     if (e == ERR_OK && verdict == FAST_DONE && r.sorting)
         e = emit_kept(&r);
@@ -449,8 +462,7 @@ enum err fast_run(struct snapshot *snap, const struct schema *schema, const stru
     return e;
 }
 
-/* ---- count(*)
- * ------------------------------------------------------------------------------------------------ */
+/* ---- count(*) ---- */
 
 static enum err count_row(void *arg, struct str envelope, const struct row_meta *meta,
     const struct value *values, struct errctx *ec)

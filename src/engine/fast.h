@@ -12,7 +12,7 @@
 enum fast_verdict {
     FAST_DONE, /* the answer is complete */
     FAST_COLD, /* it needs rows of files; what the sink got is void */
-    FAST_LONG  /* more than visited_max rows to look at; void too */
+    FAST_LONG  /* more than visited_max rows, or bytes_max bytes, to look at; void too */
 };
 
 struct fast_sink {
@@ -24,7 +24,7 @@ struct fast_sink {
 };
 
 struct fast_limits {
-    size_t visited_max;
+    size_t visited_max, bytes_max;
     size_t rows_max; /* of the answer, beside the plan's own limit; 0: none */
     /* Asked every so often: an error ends the read. May be NULL. */
     enum err (*alive)(void *arg);

@@ -19,8 +19,7 @@ void insert_release(struct kalamdb_query *q)
     q->insert = NULL;
 }
 
-/* ---- the affected rows
- * --------------------------------------------------------------------------------------- */
+/* ---- the affected rows ---- */
 
 static const struct value *appended_row(const struct kalamdb_query *q, size_t i)
 {
@@ -41,8 +40,7 @@ static struct returning_rows affected(const struct kalamdb_query *q)
     return (struct returning_rows){&schema_conversations, in->c.nrows, created_row};
 }
 
-/* ---- after the commit
- * ---------------------------------------------------------------------------------------- */
+/* ---- after the commit ---- */
 
 static enum err counts(struct kalamdb_query *q)
 {
@@ -172,8 +170,7 @@ static void commit(struct kalamdb_query *q)
     query_to_committer(q, apply, committed);
 }
 
-/* ---- before the commit
- * --------------------------------------------------------------------------------------- */
+/* ---- before the commit ---- */
 
 /* A message as it will be, but for its id and change numbers. */
 static const struct value *rehearsed_row(const struct kalamdb_query *q, size_t i)

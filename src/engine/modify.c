@@ -18,8 +18,7 @@ void modify_release(struct kalamdb_query *q)
     q->modify = NULL;
 }
 
-/* ---- the affected rows
- * --------------------------------------------------------------------------------------- */
+/* ---- the affected rows ---- */
 
 static const struct value *message_row(const struct kalamdb_query *q, size_t i)
 {
@@ -67,8 +66,7 @@ static void answer_step(struct kalamdb_query *q)
     query_finish(q, answer(q));
 }
 
-/* ---- new values
- * ---------------------------------------------------------------------------------------------- */
+/* ---- new values ---- */
 
 /* Value k of the statement for one row. */
 static enum err assigned(struct kalamdb_query *q, size_t row, int k, struct value *ret)
@@ -156,8 +154,7 @@ static enum err settle(struct kalamdb_query *q)
     return ERR_OK;
 }
 
-/* ---- the commit
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the commit ---- */
 
 static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
@@ -245,8 +242,7 @@ static void attempt_step(struct kalamdb_query *q)
     attempt(q, QUERY_ROWS_JOB_MAX, true);
 }
 
-/* ---- start
- * --------------------------------------------------------------------------------------------------- */
+/* ---- start ---- */
 
 static enum err prepare_assignments(struct kalamdb_query *q)
 {

@@ -18,8 +18,7 @@ void modify_clear(struct modify *m)
     m->update = (struct chat_update){0};
 }
 
-/* ---- collecting rows
- * ----------------------------------------------------------------------------------------- */
+/* ---- collecting rows ---- */
 
 struct collect {
     struct kalamdb_query *q;
@@ -166,8 +165,7 @@ static enum err read_matching(
     return read_matching_worker(q);
 }
 
-/* ---- what DELETE needs to know beside its rows
- * --------------------------------------------------------------- */
+/* ---- what DELETE needs to know beside its rows ---- */
 
 static void quote(struct buf *b, struct str s)
 {
@@ -374,8 +372,7 @@ static enum err read_bounds(
     return bounds_worker(q, snap, wanted);
 }
 
-/* ---- DELETE FROM conversations
- * ------------------------------------------------------------------------------- */
+/* ---- DELETE FROM conversations ---- */
 
 static int row_by_id(const void *a, const void *b)
 {
@@ -461,8 +458,7 @@ static enum err read_messages_of(struct kalamdb_query *q, struct snapshot *snap,
     return any ? messages_worker(q, snap, wanted) : ERR_OK;
 }
 
-/* ---- all of it
- * ----------------------------------------------------------------------------------------------- */
+/* ---- all of it ---- */
 
 static enum err read_for_delete(struct kalamdb_query *q, struct snapshot *snap, size_t visited_max,
     bool may_block, enum fast_verdict *ret)

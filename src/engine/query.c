@@ -9,8 +9,7 @@
 /* A statement's text, parameters, plan and, of an INSERT, rows. */
 #define STATEMENT_BYTES_MAX ((size_t)256 << 20)
 
-/* ---- life
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static struct kalamdb_query *query_new(struct kalamdb *db, kalamdb_done *done, void *arg)
 {
@@ -135,8 +134,7 @@ void query_finish(struct kalamdb_query *q, enum err e)
         query_gone(db);
 }
 
-/* ---- lanes
- * --------------------------------------------------------------------------------------------------- */
+/* ---- lanes ---- */
 
 static struct query_lane *lane_of(struct kalamdb_query *q)
 {
@@ -247,8 +245,7 @@ void query_to_committer(struct kalamdb_query *q,
     store_submit(q->db->store, &q->op);
 }
 
-/* ---- start
- * --------------------------------------------------------------------------------------------------- */
+/* ---- start ---- */
 
 /* Texts come from outside: UTF-8 without NUL, whatever the language of the host holds for a string. */
 static enum err take_text(struct kalamdb_query *q, struct kalamdb_str in, struct str *ret)
@@ -385,8 +382,7 @@ void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *stat
     }
 }
 
-/* ---- waiting
- * ------------------------------------------------------------------------------------------------- */
+/* ---- waiting ---- */
 
 struct waiter {
     pthread_mutex_t lock;

@@ -20,6 +20,7 @@
 /* Rows that may be visited, and returned by RETURNING, on a thread that must not wait (an event loop, the
  * committer); at 1–2 µs a row this stays below a millisecond. Above: a job thread. */
 #define QUERY_ROWS_INLINE_MAX 512
+#define QUERY_BYTES_INLINE_MAX ((size_t)1 << 20)
 /* Rows visited in C on a job thread, before a worker takes over. */
 #define QUERY_ROWS_JOB_MAX 50000
 /* How often a change is read again before it gives up. */

@@ -2,8 +2,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* ---- snapshots and inputs
- * ------------------------------------------------------------------------------------ */
+/* ---- snapshots and inputs ---- */
 
 enum err read_set_snapshot(struct kalamdb_query *q, struct arena *arena, struct read_set *rs,
     struct str owner, struct snapshot **ret)
@@ -58,8 +57,7 @@ void read_set_close(struct read_set *rs)
     *rs = (struct read_set){0};
 }
 
-/* ---- workers
- * ------------------------------------------------------------------------------------------------- */
+/* ---- workers ---- */
 
 /* Whose rows a worker sees. One that has seen alice's and bob's rows together serves nobody else but those
  * who read both again: its name is all their ids, which hold no NUL. */
@@ -141,8 +139,7 @@ enum err read_worker_rows(struct kalamdb_query *q, const struct schema *schema, 
     return e;
 }
 
-/* ---- SELECT
- * -------------------------------------------------------------------------------------------------- */
+/* ---- SELECT ---- */
 
 static enum err alive(void *arg)
 {
@@ -154,6 +151,7 @@ void read_limits(struct kalamdb_query *q, size_t visited_max, size_t rows_max, s
     bool forced = atomic_load_explicit(&q->db->path, memory_order_relaxed) == PATH_FAST;
     *ret = (struct fast_limits){
         .visited_max = forced ? SIZE_MAX : visited_max,
+        .bytes_max = forced || visited_max > QUERY_ROWS_INLINE_MAX ? SIZE_MAX : QUERY_BYTES_INLINE_MAX,
         .rows_max = rows_max,
         .alive = alive,
         .alive_arg = q,

@@ -100,8 +100,7 @@ double kalamdb_result_execution_ms(const struct kalamdb_result *r)
     return r->execution_ms;
 }
 
-/* ---- JSON
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- JSON ---- */
 
 struct sink {
     struct buf b;

@@ -74,8 +74,7 @@ void engine_consolidate(struct engine *e, const char *user)
         fail_msg("consolidate: %s (%s)", w.error.message, w.error.internal);
 }
 
-/* ---- statements
- * ---------------------------------------------------------------------------------------------- */
+/* ---- statements ---- */
 
 static struct kalamdb_caller caller_of(const char *as)
 {

@@ -55,6 +55,9 @@ static const char *const statements[] = {
     "SELECT msg_id FROM messages",
     "SELECT msg_id, content FROM messages ORDER BY timestamp, msg_id LIMIT 20",
     "SELECT msg_id, timestamp FROM messages WHERE conversation_id = 'c3' ORDER BY timestamp DESC LIMIT 20",
+    "SELECT msg_id, timestamp FROM messages ORDER BY timestamp LIMIT 1",
+    "SELECT msg_id, timestamp FROM messages ORDER BY timestamp DESC LIMIT 3 OFFSET 2",
+    "SELECT msg_id, content FROM messages ORDER BY content DESC LIMIT 4",
     "SELECT msg_id, client_msg_id FROM messages ORDER BY client_msg_id",
     "SELECT msg_id, client_msg_id FROM messages ORDER BY client_msg_id DESC LIMIT 30",
     "SELECT msg_id, client_msg_id FROM messages ORDER BY client_msg_id NULLS FIRST LIMIT 30",
@@ -134,14 +137,15 @@ static void insert_rows(int from, int to)
 static void change_rows(int shift)
 {
     char sql[256];
-    static const char *const changes[] = {
-        "UPDATE messages SET content = 'edited %d' WHERE msg_id = #%d",
-        "DELETE FROM messages WHERE msg_id = #%d AND msg_id <= #%d",
-        "UPDATE messages SET metadata = '{\"e\":%d}' WHERE msg_id = #%d",
-    };
     for (int i = 0; i < 9; i++) {
         int id = shift + i * 11;
-        snprintf(sql, sizeof sql, changes[i % 3], id, id);
+        if (i % 3 == 0)
+            snprintf(sql, sizeof sql, "UPDATE messages SET content = 'edited %d' WHERE msg_id = #%d", id, id);
+        else if (i % 3 == 1)
+            snprintf(sql, sizeof sql, "DELETE FROM messages WHERE msg_id = #%d AND msg_id <= #%d", id, id);
+        else
+            snprintf(
+                sql, sizeof sql, "UPDATE messages SET metadata = '{\"e\":%d}' WHERE msg_id = #%d", id, id);
         expect_code(&e, "alice", with_ids(sql), "OK");
     }
     expect_code(
@@ -219,6 +223,9 @@ static void changes(void **state)
         "DELETE FROM messages WHERE msg_id IN (#1, #2, #3, #60) RETURNING msg_id, content",
         "DELETE FROM messages WHERE conversation_id = 'c2' AND msg_id <= #12 RETURNING msg_id",
         "UPDATE messages SET metadata = '[1]' WHERE \"from\" = 'user' RETURNING msg_id, _seq",
+        "UPDATE conversation_users SET last_read_msg_id = 5, metadata = '{}' WHERE conversation_id <> 'c2' "
+        "RETURNING "
+        "conversation_id, role, last_read_msg_id, metadata",
         "DELETE FROM messages WHERE conversation_id = 'c3'",
         "UPDATE conversations SET title = 'x' WHERE total_messages > 2 RETURNING conversation_id, "
         "total_messages",

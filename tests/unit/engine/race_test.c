@@ -166,8 +166,7 @@ static void retries_at_the_same_time(void **state)
     assert_int_equal(number(&e, "alice", "SELECT count(*) FROM messages"), 40);
 }
 
-/* ---- asynchronous
- * -------------------------------------------------------------------------------------------- */
+/* ---- asynchronous ---- */
 
 enum { INFLIGHT = 64, INSERTS = 4000 };
 
