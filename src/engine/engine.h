@@ -11,6 +11,7 @@
 #include "kalamdb_admin.h"
 #include "live/live.h"
 #include "os/os.h"
+#include "sql/shape.h"
 #include "sql/sql.h"
 #include "store/store.h"
 #include <pthread.h>
@@ -42,6 +43,7 @@ struct kalamdb {
     struct analytic *analytic;
     struct store *store;
     struct live *live;
+    struct sql_shapes *shapes;
     _Atomic int path; /* enum engine_path */
 
     pthread_mutex_t lock;

@@ -143,6 +143,7 @@ static void free_all(struct kalamdb *db)
         store_close(db->store);
     if (db->analytic != NULL)
         analytic_close(db->analytic);
+    sql_shapes_free(db->shapes);
     pthread_cond_destroy(&db->upkeep_wake);
     pthread_cond_destroy(&db->idle);
     pthread_mutex_destroy(&db->lock);
@@ -173,7 +174,9 @@ kalamdb_code kalamdb_open(
     if (!copied)
         db->options.worker_path = NULL;
     copied = copied && copy_string(&db->options.worker_path);
-    enum err e = copied ? open_analytic(db, &ec) : err_internal(&ec, ERR_NO_MEMORY, "open");
+    db->shapes = sql_shapes_new();
+    enum err e =
+        copied && db->shapes != NULL ? open_analytic(db, &ec) : err_internal(&ec, ERR_NO_MEMORY, "open");
     if (e == ERR_OK)
         e = open_store(db, &ec);
     if (e == ERR_OK)

@@ -338,7 +338,8 @@ static enum err take_statement(struct kalamdb_query *q, const struct kalamdb_sta
             return e;
     }
     struct sql_limits limits = {.sql_bytes_max = db->options.max_sql_bytes, .now_us = os_realtime_us(db->os)};
-    return sql_parse(&q->arena, q->sql, params, in->nparams, &q->caller, &limits, &q->stmt, &q->ec);
+    return sql_shapes_parse(
+        db->shapes, &q->arena, q->sql, params, in->nparams, &q->caller, &limits, &q->stmt, &q->ec);
 }
 
 static bool is_closing(struct kalamdb *db)
