@@ -5,7 +5,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { before, describe, it } from "node:test";
-import { Server, binary, temporaryFolder } from "./harness.ts";
+import { Server, binary, repo, temporaryFolder } from "./harness.ts";
 
 let s: Server;
 before(async () => {
@@ -138,6 +138,12 @@ describe("configuration", () => {
     assert.equal(shown.status, 0);
     assert.match(shown.stdout, /query_timeout_ms: 1234/);
     assert.ok(!shown.stdout.includes("sssss"));
+  });
+
+  it("is documented as it is", () => {
+    const document = readFileSync(join(repo, "docs/configuration.md"), "utf8");
+    const table = document.split("<!-- kalamdb settings: begin -->\n")[1].split("<!-- kalamdb settings: end -->")[0];
+    assert.equal(run(["settings"]).stdout, table);
   });
 
   it("keeps a second server out", async () => {
