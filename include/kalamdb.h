@@ -1,8 +1,9 @@
 /* KalamDB, the SQL database for conversations, as a library.
  *
- * One process opens a data directory; any number of threads use the handle. Errors are values: a function that can
- * fail returns a `kalamdb_code` (0 = OK) and fills the caller's kalamdb_error; outputs are untouched on failure.
- * Strings are pointer and length, UTF-8, not NUL-terminated; those inside results and events live as long as these. */
+ * One process opens a data directory; any number of threads use the handle. Errors are values: a function
+ * that can fail returns a `kalamdb_code` (0 = OK) and fills the caller's kalamdb_error; outputs are untouched
+ * on failure. Strings are pointer and length, UTF-8, not NUL-terminated; those inside results and events live
+ * as long as these. */
 #ifndef KALAMDB_H
 #define KALAMDB_H
 
@@ -27,8 +28,8 @@ struct kalamdb_str {
     size_t len;
 };
 
-/* The codes are those of the HTTP API; kalamdb_code_name() gives the wire name ("SYNTAX_ERROR"), kalamdb_code_status()
- * the HTTP status. */
+/* The codes are those of the HTTP API; kalamdb_code_name() gives the wire name ("SYNTAX_ERROR"),
+ * kalamdb_code_status() the HTTP status. */
 typedef int kalamdb_code;
 #define KALAMDB_OK 0
 const char *kalamdb_code_name(kalamdb_code code);
@@ -62,7 +63,7 @@ struct kalamdb_options {
     int hot_tail_rows;
     int64_t tombstone_retention_s;
     uint64_t disk_reserve_bytes;
-    int workers;               /* DuckDB processes busy at once */
+    int workers; /* DuckDB processes busy at once */
     size_t worker_memory_bytes;
     size_t block_cache_bytes;
     size_t write_buffer_bytes;
@@ -70,9 +71,10 @@ struct kalamdb_options {
 void kalamdb_options_default(struct kalamdb_options *ret);
 
 /* Opens or creates the directory. CONFLICT: another process has it. */
-kalamdb_code kalamdb_open(const struct kalamdb_options *options, struct kalamdb **ret, struct kalamdb_error *error);
-/* Ends queries and subscriptions (their callbacks get UNAVAILABLE / a close), makes everything durable. No other call
- * may be running or follow; results and changes already handed out stay valid. */
+kalamdb_code kalamdb_open(
+    const struct kalamdb_options *options, struct kalamdb **ret, struct kalamdb_error *error);
+/* Ends queries and subscriptions (their callbacks get UNAVAILABLE / a close), makes everything durable. No
+ * other call may be running or follow; results and changes already handed out stay valid. */
 void kalamdb_close(struct kalamdb *db);
 
 enum kalamdb_role { KALAMDB_USER, KALAMDB_SERVICE, KALAMDB_ADMIN };
@@ -84,11 +86,25 @@ struct kalamdb_caller {
 bool kalamdb_user_id_valid(struct kalamdb_str id);
 
 enum kalamdb_type {
-    KALAMDB_NULL = 0, KALAMDB_BOOL = 1, KALAMDB_BIGINT = 2, KALAMDB_DOUBLE = 3, KALAMDB_TEXT = 4, KALAMDB_JSON = 5,
-    KALAMDB_TIMESTAMPTZ = 6, KALAMDB_BLOB = 7, KALAMDB_HUGEINT = 8, KALAMDB_DECIMAL = 9, KALAMDB_TIMESTAMP = 10,
-    KALAMDB_DATE = 11, KALAMDB_TIME = 12, KALAMDB_INTERVAL = 13, KALAMDB_UUID = 14, KALAMDB_LIST = 15
+    KALAMDB_NULL = 0,
+    KALAMDB_BOOL = 1,
+    KALAMDB_BIGINT = 2,
+    KALAMDB_DOUBLE = 3,
+    KALAMDB_TEXT = 4,
+    KALAMDB_JSON = 5,
+    KALAMDB_TIMESTAMPTZ = 6,
+    KALAMDB_BLOB = 7,
+    KALAMDB_HUGEINT = 8,
+    KALAMDB_DECIMAL = 9,
+    KALAMDB_TIMESTAMP = 10,
+    KALAMDB_DATE = 11,
+    KALAMDB_TIME = 12,
+    KALAMDB_INTERVAL = 13,
+    KALAMDB_UUID = 14,
+    KALAMDB_LIST = 15
 };
-/* BOOL and BIGINT in i, timestamps in i as microseconds since 1970 UTC, DOUBLE in d, all others as text or bytes. */
+/* BOOL and BIGINT in i, timestamps in i as microseconds since 1970 UTC, DOUBLE in d, all others as text or
+ * bytes. */
 struct kalamdb_value {
     enum kalamdb_type type; /* of the value; KALAMDB_NULL for NULL */
     int64_t i;
@@ -106,17 +122,19 @@ struct kalamdb_statement {
 };
 
 /* Runs one statement and waits. */
-kalamdb_code kalamdb_exec(struct kalamdb *db, const struct kalamdb_statement *statement, struct kalamdb_result **ret,
-    struct kalamdb_error *error);
+kalamdb_code kalamdb_exec(struct kalamdb *db, const struct kalamdb_statement *statement,
+    struct kalamdb_result **ret, struct kalamdb_error *error);
 
-/* Runs one statement without blocking. `done` is called exactly once: before this returns, on this thread, when the
- * answer needed no waiting, else from an engine thread; it must not block. It owns the result (NULL on error).
- * *ret_query (may be NULL) is set only when the call is still under way; it is valid until `done` has returned — or
- * until kalamdb_query_free, which must be called exactly once for it, by any thread, at any time. */
+/* Runs one statement without blocking. `done` is called exactly once: before this returns, on this thread,
+ * when the answer needed no waiting, else from an engine thread; it must not block. It owns the result (NULL
+ * on error). *ret_query (may be NULL) is set only when the call is still under way; it is valid until `done`
+ * has returned — or until kalamdb_query_free, which must be called exactly once for it, by any thread, at any
+ * time. */
 typedef void kalamdb_done(void *arg, struct kalamdb_result *result, const struct kalamdb_error *error);
-void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done, void *arg,
-    struct kalamdb_query **ret_query);
-/* Stops the work; `done` then reports TIMEOUT, unless it was finished anyhow. A queued write is not taken back. */
+void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done,
+    void *arg, struct kalamdb_query **ret_query);
+/* Stops the work; `done` then reports TIMEOUT, unless it was finished anyhow. A queued write is not taken
+ * back. */
 void kalamdb_query_cancel(struct kalamdb_query *query);
 void kalamdb_query_free(struct kalamdb_query *query);
 
@@ -129,15 +147,17 @@ bool kalamdb_result_truncated(const struct kalamdb_result *r);
 void kalamdb_result_value(const struct kalamdb_result *r, size_t row, int column, struct kalamdb_value *ret);
 bool kalamdb_result_is_write(const struct kalamdb_result *r);
 int64_t kalamdb_result_rows_affected(const struct kalamdb_result *r);
-/* Ids of an INSERT into messages, one per row of the statement in order (retries by client_msg_id included). */
+/* Ids of an INSERT into messages, one per row of the statement in order (retries by client_msg_id included).
+ */
 size_t kalamdb_result_inserted(const struct kalamdb_result *r, const int64_t **ret_ids);
 double kalamdb_result_execution_ms(const struct kalamdb_result *r);
 void kalamdb_result_free(struct kalamdb_result *r);
 /* Appends the HTTP API's JSON answer of this result by repeated calls of `write`. */
-void kalamdb_result_json(const struct kalamdb_result *r, void (*write)(void *arg, const char *ptr, size_t len),
-    void *arg);
+void kalamdb_result_json(
+    const struct kalamdb_result *r, void (*write)(void *arg, const char *ptr, size_t len), void *arg);
 
-/* ---- live --------------------------------------------------------------------------------------------------- */
+/* ---- live
+ * --------------------------------------------------------------------------------------------------- */
 
 struct kalamdb_subscribe {
     struct kalamdb_caller caller;
@@ -146,9 +166,10 @@ struct kalamdb_subscribe {
     bool has_last_seq, has_last_msg_id;
     uint64_t last_seq;
     int64_t last_msg_id;
-    struct kalamdb_str feed;            /* ptr NULL: not given */
-    /* Something may be there: call kalamdb_subscription_next until it says PENDING. Called from any thread, also
-     * before kalamdb_subscribe returns; must not block nor call the library. Coalesced: once until the next PENDING. */
+    struct kalamdb_str feed; /* ptr NULL: not given */
+    /* Something may be there: call kalamdb_subscription_next until it says PENDING. Called from any thread,
+     * also before kalamdb_subscribe returns; must not block nor call the library. Coalesced: once until the
+     * next PENDING. */
     void (*wake)(void *arg);
     void *arg;
 };
@@ -177,23 +198,24 @@ struct kalamdb_event {
 /* FORBIDDEN for another user's id with role user. The ack comes as the first event. */
 kalamdb_code kalamdb_subscribe(struct kalamdb *db, const struct kalamdb_subscribe *options,
     struct kalamdb_subscription **ret, struct kalamdb_error *error);
-/* The next event; never waits. One thread at a time per subscription. In _seq order, without loss or duplicate; one
- * that is not called keeps bounded memory and is later served from storage. */
+/* The next event; never waits. One thread at a time per subscription. In _seq order, without loss or
+ * duplicate; one that is not called keeps bounded memory and is later served from storage. */
 enum kalamdb_event_kind kalamdb_subscription_next(struct kalamdb_subscription *s, struct kalamdb_event *ret);
 /* No wake is running nor will come after this returned. */
 void kalamdb_unsubscribe(struct kalamdb_subscription *s);
 
-/* The row as a JSON object by column name (a delete: msg_id and conversation_id). Encoded once, shared by all. */
+/* The row as a JSON object by column name (a delete: msg_id and conversation_id). Encoded once, shared by
+ * all. */
 struct kalamdb_str kalamdb_change_json(struct kalamdb_change *c);
 void kalamdb_change_ref(struct kalamdb_change *c);
 void kalamdb_change_unref(struct kalamdb_change *c);
 
-/* Convenience for hosts without an event loop: `on_event` is called in order from a thread of the library; a change
- * is unreferenced after it returns. options->wake and ->arg are ignored. End it with kalamdb_unsubscribe (not from
- * inside on_event). */
+/* Convenience for hosts without an event loop: `on_event` is called in order from a thread of the library; a
+ * change is unreferenced after it returns. options->wake and ->arg are ignored. End it with
+ * kalamdb_unsubscribe (not from inside on_event). */
 kalamdb_code kalamdb_listen(struct kalamdb *db, const struct kalamdb_subscribe *options,
-    void (*on_event)(void *arg, const struct kalamdb_event *event), void *arg, struct kalamdb_subscription **ret,
-    struct kalamdb_error *error);
+    void (*on_event)(void *arg, const struct kalamdb_event *event), void *arg,
+    struct kalamdb_subscription **ret, struct kalamdb_error *error);
 
 #ifdef __cplusplus
 }

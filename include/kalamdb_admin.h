@@ -8,21 +8,24 @@
 extern "C" {
 #endif
 
-/* Consolidates one user, or everybody (ptr NULL), whatever the thresholds, and purges what was deleted from every
- * file and log. Does not block; `done` as in kalamdb_exec_async, from an engine thread, with a NULL result. */
+/* Consolidates one user, or everybody (ptr NULL), whatever the thresholds, and purges what was deleted from
+ * every file and log. Does not block; `done` as in kalamdb_exec_async, from an engine thread, with a NULL
+ * result. */
 void kalamdb_consolidate(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_done *done, void *arg);
 
 /* OK, or UNAVAILABLE with the reason while writes are refused. */
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error);
 
-/* Calls `sample` for each metric: OpenMetrics name without unit suffix rules applied (already complete), kind "gauge",
- * "counter" or "histogram", help text, label text such as state="busy" or "", value. A histogram comes as one call per
- * bucket with label le="…" (cumulative, seconds), then with suffix names _sum and _count. */
+/* Calls `sample` for each metric: OpenMetrics name without unit suffix rules applied (already complete), kind
+ * "gauge", "counter" or "histogram", help text, label text such as state="busy" or "", value. A histogram
+ * comes as one call per bucket with label le="…" (cumulative, seconds), then with suffix names _sum and
+ * _count. */
 struct kalamdb_metric {
     const char *name, *kind, *help, *labels, *suffix; /* suffix: "", "_total", "_bucket", "_sum", "_count" */
     double value;
 };
-void kalamdb_metrics(struct kalamdb *db, void (*sample)(void *arg, const struct kalamdb_metric *m), void *arg);
+void kalamdb_metrics(
+    struct kalamdb *db, void (*sample)(void *arg, const struct kalamdb_metric *m), void *arg);
 
 #ifdef __cplusplus
 }

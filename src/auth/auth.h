@@ -1,5 +1,5 @@
-/* Who calls: JSON Web Tokens (RFC 7519, RFC 8725). The algorithm is pinned per key; nothing in a token chooses it.
- * Immutable after open, any thread. */
+/* Who calls: JSON Web Tokens (RFC 7519, RFC 8725). The algorithm is pinned per key; nothing in a token
+ * chooses it. Immutable after open, any thread. */
 #ifndef KALAMDB_AUTH_AUTH_H
 #define KALAMDB_AUTH_AUTH_H
 
@@ -10,7 +10,7 @@
 struct auth;
 
 struct auth_config {
-    const char *secret;     /* HS256 key, raw bytes; NULL: secret_path */
+    const char *secret; /* HS256 key, raw bytes; NULL: secret_path */
     size_t secret_len;
     const char *secret_path; /* made with 32 random bytes (hex), mode 0600, when absent and `create` */
     bool create;
@@ -21,21 +21,21 @@ struct auth_config {
 
 struct identity {
     enum role role;
-    int64_t expires_s;  /* exp, without leeway */
-    int64_t issued_s;   /* iat; INT64_MIN when absent */
+    int64_t expires_s; /* exp, without leeway */
+    int64_t issued_s;  /* iat; INT64_MIN when absent */
     size_t user_id_len;
-    char user_id[256];  /* bytes, also NUL-terminated */
+    char user_id[256]; /* bytes, also NUL-terminated */
 };
 
 /* INVALID_REQUEST with an operator's message: secret under 32 bytes, unreadable file … */
 enum err auth_open(const struct auth_config *cfg, struct auth **ret, struct errctx *ec) CHECKED;
 void auth_close(struct auth *a);
 /* UNAUTHENTICATED, message "token expired" or "invalid token". */
-enum err auth_verify(const struct auth *a, struct str token, int64_t now_s, struct identity *ret, struct errctx *ec)
-    CHECKED;
+enum err auth_verify(
+    const struct auth *a, struct str token, int64_t now_s, struct identity *ret, struct errctx *ec) CHECKED;
 /* A token for `kalamdb token`. Appends to b. */
-enum err auth_mint(const struct auth *a, struct str user_id, enum role role, int64_t now_s, int64_t ttl_s, struct buf *b,
-    struct errctx *ec) CHECKED;
+enum err auth_mint(const struct auth *a, struct str user_id, enum role role, int64_t now_s, int64_t ttl_s,
+    struct buf *b, struct errctx *ec) CHECKED;
 /* Contract section 1: 1–255 bytes of UTF-8 without control characters, not reserved. */
 bool user_id_valid(struct str id);
 

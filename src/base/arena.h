@@ -1,6 +1,7 @@
-/* Region allocator: many small allocations that die together. One thread at a time. At its cap, or out of memory,
- * arena_alloc returns NULL and arena_failed() stays true until clear: callers may check once at the end of a
- * build-up if every intermediate tolerates NULL, and must check before they write through a pointer. */
+/* Region allocator: many small allocations that die together. One thread at a time. At its cap, or out of
+ * memory, arena_alloc returns NULL and arena_failed() stays true until clear: callers may check once at the
+ * end of a build-up if every intermediate tolerates NULL, and must check before they write through a pointer.
+ */
 #ifndef KALAMDB_BASE_ARENA_H
 #define KALAMDB_BASE_ARENA_H
 

@@ -1,5 +1,5 @@
-/* Growable byte buffer with a cap. Appends after a failure (cap or memory) do nothing; check buf.failed once at the
- * end. One thread at a time. Also the big-endian and varint helpers of every wire and disk format. */
+/* Growable byte buffer with a cap. Appends after a failure (cap or memory) do nothing; check buf.failed once
+ * at the end. One thread at a time. Also the big-endian and varint helpers of every wire and disk format. */
 #ifndef KALAMDB_BASE_BUF_H
 #define KALAMDB_BASE_BUF_H
 
@@ -78,7 +78,8 @@ static inline uint64_t get_be64(const void *p)
     return (uint64_t)get_be32(p) << 32 | get_be32((const uint8_t *)p + 4);
 }
 
-/* Reader over bytes that nobody vouches for: every read checks; after a bad one `bad` stays set and reads give 0. */
+/* Reader over bytes that nobody vouches for: every read checks; after a bad one `bad` stays set and reads
+ * give 0. */
 struct reader {
     const char *ptr, *end;
     bool bad;

@@ -1,4 +1,5 @@
-/* Latency histogram with atomic counters: power-of-two buckets split in four, 1 µs to 64 s. Any thread may add. */
+/* Latency histogram with atomic counters: power-of-two buckets split in four, 1 µs to 64 s. Any thread may
+ * add. */
 #ifndef KALAMDB_BASE_HIST_H
 #define KALAMDB_BASE_HIST_H
 

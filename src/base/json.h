@@ -14,10 +14,11 @@ void json_key(struct buf *b, struct str key);
 void json_i64(struct buf *b, int64_t v);
 /* Shortest text that reads back; NaN and infinities as strings. */
 void json_f64(struct buf *b, double v);
-/* Contract section 2: BIGINT by json_i64, HUGEINT and DECIMAL strings, timestamps RFC 3339 with microseconds and Z,
- * JSON embedded, BLOB base64. */
+/* Contract section 2: BIGINT by json_i64, HUGEINT and DECIMAL strings, timestamps RFC 3339 with microseconds
+ * and Z, JSON embedded, BLOB base64. */
 void json_value(struct buf *b, struct value v);
-/* Is `s` one valid JSON text (any depth up to 512, no trailing bytes)? Our own scanner: keeps numbers as written. */
+/* Is `s` one valid JSON text (any depth up to 512, no trailing bytes)? Our own scanner: keeps numbers as
+ * written. */
 bool json_valid(struct str s);
 
 void base64_encode(struct buf *b, struct str bytes);

@@ -1,5 +1,5 @@
-/* Byte strings by value. A `struct str` never owns; its bytes live as long as the arena, buffer or message it was
- * cut from. Not NUL-terminated: C strings exist only at the os seam. Thread-safe: pure functions. */
+/* Byte strings by value. A `struct str` never owns; its bytes live as long as the arena, buffer or message it
+ * was cut from. Not NUL-terminated: C strings exist only at the os seam. Thread-safe: pure functions. */
 #ifndef KALAMDB_BASE_STR_H
 #define KALAMDB_BASE_STR_H
 

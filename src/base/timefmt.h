@@ -8,8 +8,9 @@
 void time_format(struct buf *b, int64_t us);
 /* 20251013T120000Z, for file names. */
 void time_format_compact(struct buf *b, int64_t us);
-/* RFC 3339, also with a space for the T, without seconds' fraction, without zone (taken as UTC), zone as ±hh, ±hhmm or
- * ±hh:mm, and a bare date. False on anything else (callers fall back to the analytic engine's parser). */
+/* RFC 3339, also with a space for the T, without seconds' fraction, without zone (taken as UTC), zone as ±hh,
+ * ±hhmm or ±hh:mm, and a bare date. False on anything else (callers fall back to the analytic engine's
+ * parser). */
 bool time_parse(struct str s, int64_t *ret_us);
 
 #endif

@@ -4,8 +4,9 @@
 
 #include "base/str.h"
 
-/* Column types of catalog tables are BOOL, BIGINT, DOUBLE, TEXT, JSON, TIMESTAMPTZ, BLOB; results of the analytic
- * path also have the rest. The numbers travel between server and worker and stand in row files: never renumber. */
+/* Column types of catalog tables are BOOL, BIGINT, DOUBLE, TEXT, JSON, TIMESTAMPTZ, BLOB; results of the
+ * analytic path also have the rest. The numbers travel between server and worker and stand in row files:
+ * never renumber. */
 enum value_type {
     VALUE_NULL = 0,
     VALUE_BOOL = 1,        /* .i 0|1 */

@@ -1,6 +1,6 @@
-/* Subcommands of `kalamdb`. Each gets the words after its name and returns the process's exit status: 0 done, 1 it
- * failed while running, 2 the call or the configuration is wrong. They print for people: one line on stderr that says
- * what is wrong, and a hint. */
+/* Subcommands of `kalamdb`. Each gets the words after its name and returns the process's exit status: 0 done,
+ * 1 it failed while running, 2 the call or the configuration is wrong. They print for people: one line on
+ * stderr that says what is wrong, and a hint. */
 #ifndef KALAMDB_CLI_CLI_H
 #define KALAMDB_CLI_CLI_H
 

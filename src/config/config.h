@@ -1,50 +1,55 @@
-/* Every setting once: one table gives its YAML key, flag, environment variable, type, default, bounds and help text.
- * Flag before environment before file before default. Read at start, immutable after, any thread. */
+/* Every setting once: one table gives its YAML key, flag, environment variable, type, default, bounds and
+ * help text. Flag before environment before file before default. Read at start, immutable after, any thread.
+ */
 #ifndef KALAMDB_CONFIG_CONFIG_H
 #define KALAMDB_CONFIG_CONFIG_H
 
 #include "base/buf.h"
 #include "base/err.h"
 
-/* X(kind, field, default, min, max, help)   kinds: STRING, SECRET, INT, BOOL, CHOICE("a|b" in help's brackets), LIST */
-#define CONFIG_LIST(X)                                                                                               \
-    X(STRING, data, "./data", 0, 0, "data directory")                                                               \
-    X(STRING, listen, "127.0.0.1:8080", 0, 0, "address and port to listen on; [::]:8080 for all, IPv6 too")         \
-    X(INT, loops, 0, 0, 256, "event loops (threads); 0: one per core")                                              \
-    X(SECRET, jwt_secret, NULL, 0, 0, "HS256 key, at least 32 bytes; made in the data directory when not set")      \
-    X(STRING, jwt_issuer, NULL, 0, 0, "required iss claim")                                                         \
-    X(STRING, jwt_audience, NULL, 0, 0, "required aud claim")                                                       \
-    X(INT, jwt_leeway_s, 30, 0, 3600, "clock leeway for exp and nbf, seconds")                                      \
-    X(CHOICE, durability, "sync", 0, 0, "when a write is acknowledged [sync|async]")                                \
-    X(INT, async_window_ms, 50, 1, 10000, "async: at most this much is not yet fsynced")                            \
-    X(INT, query_timeout_ms, 30000, 1, 3600000, "a statement is stopped after this")                                \
-    X(INT, max_result_rows, 10000, 1, 10000000, "rows of one answer; more sets truncated")                          \
-    X(INT, max_body_bytes, 10485760, 1024, 1073741824, "HTTP request body")                                         \
-    X(INT, max_sql_bytes, 1048576, 1024, 104857600, "SQL text")                                                     \
-    X(INT, max_content_bytes, 1048576, 1, 104857600, "content of one message")                                      \
-    X(INT, max_changed_rows, 1000000, 1, 100000000, "rows one UPDATE or DELETE may change")                         \
-    X(INT, max_connections, 18000, 1, 10000000, "open connections")                                                 \
-    X(INT, max_subscriptions, 100, 1, 1000000, "subscriptions of one connection")                                   \
-    X(INT, max_frame_bytes, 1048576, 1024, 104857600, "WebSocket message from a client")                            \
-    X(INT, max_socket_buffer_bytes, 262144, 4096, 1073741824, "bytes waiting for a slow reader")                    \
-    X(INT, slow_subscriber_timeout_ms, 30000, 100, 3600000, "a socket that takes nothing for so long is closed")    \
-    X(INT, ping_interval_ms, 30000, 100, 3600000, "server pings")                                                   \
-    X(INT, idle_timeout_ms, 120000, 200, 86400000, "a connection without a sign of life is closed")                 \
-    X(INT, header_timeout_ms, 10000, 100, 600000, "time for a request to arrive whole")                             \
-    X(INT, shutdown_timeout_ms, 25000, 100, 600000, "SIGTERM: time to finish what is in flight")                    \
-    X(LIST, allowed_origins, NULL, 0, 0, "Origins allowed on /ws and by CORS, comma-separated; * for any")          \
-    X(SECRET, metrics_token, NULL, 0, 0, "bearer token asked for on health, probes and metrics")                    \
-    X(INT, consolidate_rows, 10000, 1, 100000000, "consolidate a user at so many fresh rows")                       \
-    X(INT, consolidate_interval_ms, 300000, 0, 2000000000, "… or so long after the first of consolidate_min_rows; 0: never by itself") \
-    X(INT, consolidate_min_rows, 500, 1, 100000000, "fresh rows below which a user stays hot")                      \
-    X(INT, hot_tail_rows, 64, 0, 100000, "newest rows of an active conversation kept hot")                          \
-    X(INT, tombstone_retention_s, 2592000, 1, 2000000000, "how long deletions can be replayed")                     \
-    X(INT, disk_reserve_bytes, 67108864, 0, 1099511627776, "free space below which writes stop")                    \
-    X(INT, workers, 4, 1, 64, "analytic worker processes busy at once")                                             \
-    X(INT, worker_memory_bytes, 1073741824, 67108864, 1099511627776, "memory of one worker")                        \
-    X(STRING, worker_path, NULL, 0, 0, "kalamdb-worker program; found beside this one when not set")                \
-    X(INT, block_cache_bytes, 67108864, 1048576, 1099511627776, "RocksDB block cache")                              \
-    X(INT, write_buffer_bytes, 33554432, 1048576, 1099511627776, "RocksDB memtable")                                \
+/* X(kind, field, default, min, max, help)   kinds: STRING, SECRET, INT, BOOL, CHOICE("a|b" in help's
+ * brackets), LIST */
+#define CONFIG_LIST(X)                                                                                       \
+    X(STRING, data, "./data", 0, 0, "data directory")                                                        \
+    X(STRING, listen, "127.0.0.1:8080", 0, 0, "address and port to listen on; [::]:8080 for all, IPv6 too")  \
+    X(INT, loops, 0, 0, 256, "event loops (threads); 0: one per core")                                       \
+    X(SECRET, jwt_secret, NULL, 0, 0,                                                                        \
+        "HS256 key, at least 32 bytes; made in the data directory when not set")                             \
+    X(STRING, jwt_issuer, NULL, 0, 0, "required iss claim")                                                  \
+    X(STRING, jwt_audience, NULL, 0, 0, "required aud claim")                                                \
+    X(INT, jwt_leeway_s, 30, 0, 3600, "clock leeway for exp and nbf, seconds")                               \
+    X(CHOICE, durability, "sync", 0, 0, "when a write is acknowledged [sync|async]")                         \
+    X(INT, async_window_ms, 50, 1, 10000, "async: at most this much is not yet fsynced")                     \
+    X(INT, query_timeout_ms, 30000, 1, 3600000, "a statement is stopped after this")                         \
+    X(INT, max_result_rows, 10000, 1, 10000000, "rows of one answer; more sets truncated")                   \
+    X(INT, max_body_bytes, 10485760, 1024, 1073741824, "HTTP request body")                                  \
+    X(INT, max_sql_bytes, 1048576, 1024, 104857600, "SQL text")                                              \
+    X(INT, max_content_bytes, 1048576, 1, 104857600, "content of one message")                               \
+    X(INT, max_changed_rows, 1000000, 1, 100000000, "rows one UPDATE or DELETE may change")                  \
+    X(INT, max_connections, 18000, 1, 10000000, "open connections")                                          \
+    X(INT, max_subscriptions, 100, 1, 1000000, "subscriptions of one connection")                            \
+    X(INT, max_frame_bytes, 1048576, 1024, 104857600, "WebSocket message from a client")                     \
+    X(INT, max_socket_buffer_bytes, 262144, 4096, 1073741824, "bytes waiting for a slow reader")             \
+    X(INT, slow_subscriber_timeout_ms, 30000, 100, 3600000,                                                  \
+        "a socket that takes nothing for so long is closed")                                                 \
+    X(INT, ping_interval_ms, 30000, 100, 3600000, "server pings")                                            \
+    X(INT, idle_timeout_ms, 120000, 200, 86400000, "a connection without a sign of life is closed")          \
+    X(INT, header_timeout_ms, 10000, 100, 600000, "time for a request to arrive whole")                      \
+    X(INT, shutdown_timeout_ms, 25000, 100, 600000, "SIGTERM: time to finish what is in flight")             \
+    X(LIST, allowed_origins, NULL, 0, 0, "Origins allowed on /ws and by CORS, comma-separated; * for any")   \
+    X(SECRET, metrics_token, NULL, 0, 0, "bearer token asked for on health, probes and metrics")             \
+    X(INT, consolidate_rows, 10000, 1, 100000000, "consolidate a user at so many fresh rows")                \
+    X(INT, consolidate_interval_ms, 300000, 0, 2000000000,                                                   \
+        "… or so long after the first of consolidate_min_rows; 0: never by itself")                          \
+    X(INT, consolidate_min_rows, 500, 1, 100000000, "fresh rows below which a user stays hot")               \
+    X(INT, hot_tail_rows, 64, 0, 100000, "newest rows of an active conversation kept hot")                   \
+    X(INT, tombstone_retention_s, 2592000, 1, 2000000000, "how long deletions can be replayed")              \
+    X(INT, disk_reserve_bytes, 67108864, 0, 1099511627776, "free space below which writes stop")             \
+    X(INT, workers, 4, 1, 64, "analytic worker processes busy at once")                                      \
+    X(INT, worker_memory_bytes, 1073741824, 67108864, 1099511627776, "memory of one worker")                 \
+    X(STRING, worker_path, NULL, 0, 0, "kalamdb-worker program; found beside this one when not set")         \
+    X(INT, block_cache_bytes, 67108864, 1048576, 1099511627776, "RocksDB block cache")                       \
+    X(INT, write_buffer_bytes, 33554432, 1048576, 1099511627776, "RocksDB memtable")                         \
     X(CHOICE, log_level, "info", 0, 0, "least level logged [debug|info|warn|error]")
 
 struct config {
@@ -59,9 +64,10 @@ struct config {
 #undef X
 };
 
-/* Reads file (path may be NULL: ./kalamdb.yaml is not read by itself), environment and flags. `argv` are the words
- * after the subcommand; those that are no settings are left, in order, in argv (*ret_argc of them; NULL: refuse them).
- * INVALID_REQUEST with key and line in ec->message. Unknown KALAMDB_… variables are reported through `warn`. */
+/* Reads file (path may be NULL: ./kalamdb.yaml is not read by itself), environment and flags. `argv` are the
+ * words after the subcommand; those that are no settings are left, in order, in argv (*ret_argc of them;
+ * NULL: refuse them). INVALID_REQUEST with key and line in ec->message. Unknown KALAMDB_… variables are
+ * reported through `warn`. */
 enum err config_load(struct config *c, int argc, char **argv, char **envp, int *ret_argc,
     void (*warn)(const char *name), struct errctx *ec) CHECKED;
 void config_release(struct config *c);

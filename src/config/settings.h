@@ -21,10 +21,10 @@ extern const size_t settings_count;
 /* NULL when there is none of that name ('-' counts as '_'). */
 const struct setting *setting_find(struct str name);
 /* Parses and stores. `where` leads the message: "kalamdb.yaml:3: query_timeout_ms". */
-enum err setting_set(struct config *c, const struct setting *s, struct str text, const char *where, struct errctx *ec)
-    CHECKED;
-/* One flat mapping of scalars, or lists of scalars for SETTING_LIST. Already-set names (seen[i]) are skipped but still
- * checked. */
+enum err setting_set(
+    struct config *c, const struct setting *s, struct str text, const char *where, struct errctx *ec) CHECKED;
+/* One flat mapping of scalars, or lists of scalars for SETTING_LIST. Already-set names (seen[i]) are skipped
+ * but still checked. */
 enum err config_read_yaml(struct config *c, const char *path, const bool *seen, struct errctx *ec) CHECKED;
 
 #endif

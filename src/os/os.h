@@ -1,6 +1,6 @@
-/* The seam to the operating system: clock, entropy, files. Tests, the simulator and fuzzers install another `struct
- * os`; production uses os_posix(). RocksDB and sockets do not go through it (RocksDB's C API has no Env; libuv owns
- * sockets). Thread-safe as the functions it holds. */
+/* The seam to the operating system: clock, entropy, files. Tests, the simulator and fuzzers install another
+ * `struct os`; production uses os_posix(). RocksDB and sockets do not go through it (RocksDB's C API has no
+ * Env; libuv owns sockets). Thread-safe as the functions it holds. */
 #ifndef KALAMDB_OS_OS_H
 #define KALAMDB_OS_OS_H
 
@@ -8,7 +8,7 @@
 #include "base/err.h"
 
 struct os {
-    int64_t (*realtime_us)(void *ctx);  /* wall clock, may step backwards */
+    int64_t (*realtime_us)(void *ctx); /* wall clock, may step backwards */
     int64_t (*monotonic_us)(void *ctx);
     /* Fills n bytes from the kernel's generator; aborts if it cannot. */
     void (*random)(void *ctx, void *p, size_t n);
@@ -39,8 +39,8 @@ enum err os_fsync_dir(const struct os *os, const char *path, struct errctx *ec) 
 /* Whole file into b, up to b->max_bytes; ERR_NOT_FOUND when absent. */
 enum err os_read_file(const char *path, struct buf *b, struct errctx *ec) CHECKED;
 /* Writes a temporary beside it, fsyncs, renames, fsyncs the folder. */
-enum err os_write_file(const struct os *os, const char *path, struct str bytes, unsigned mode, struct errctx *ec)
-    CHECKED;
+enum err os_write_file(
+    const struct os *os, const char *path, struct str bytes, unsigned mode, struct errctx *ec) CHECKED;
 /* SHA-256 of the first `size` bytes of fd (pread), hex into ret[65]. */
 enum err os_sha256_fd(int fd, uint64_t size, char ret[65], struct errctx *ec) CHECKED;
 void sha256(struct str bytes, uint8_t ret[32]);

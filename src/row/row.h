@@ -1,11 +1,12 @@
-/* The row envelope: one row as bytes, the same in RocksDB values, in the hand-over to workers and in live events.
+/* The row envelope: one row as bytes, the same in RocksDB values, in the hand-over to workers and in live
+ * events.
  *
- *   u8 format (1) | u8 flags | [sealed: varint n, n bytes AEAD header — reserved] | varint seq | varint ins_seq
- *   | unless tombstone, or tombstone's key columns: per column of the schema, in order: u8 value_type, then
- *     nothing for NULL; zigzag for BOOL, BIGINT, TIMESTAMPTZ; 8 bytes big-endian IEEE for DOUBLE; lstr for the rest.
- *   Columns added to a schema later are absent from old rows and read as NULL.
- * COLUMN_SEQ and COLUMN_INS_SEQ columns are not stored; decode fills them from the envelope.
- * Rows from a disk or a pipe are not trusted: decode checks every byte. Pure functions, any thread. */
+ *   u8 format (1) | u8 flags | [sealed: varint n, n bytes AEAD header — reserved] | varint seq | varint
+ * ins_seq | unless tombstone, or tombstone's key columns: per column of the schema, in order: u8 value_type,
+ * then nothing for NULL; zigzag for BOOL, BIGINT, TIMESTAMPTZ; 8 bytes big-endian IEEE for DOUBLE; lstr for
+ * the rest. Columns added to a schema later are absent from old rows and read as NULL. COLUMN_SEQ and
+ * COLUMN_INS_SEQ columns are not stored; decode fills them from the envelope. Rows from a disk or a pipe are
+ * not trusted: decode checks every byte. Pure functions, any thread. */
 #ifndef KALAMDB_ROW_ROW_H
 #define KALAMDB_ROW_ROW_H
 
@@ -27,8 +28,8 @@ struct row_meta {
 /* `values` has schema->ncolumns entries. */
 void row_encode(struct buf *b, const struct schema *s, struct row_meta meta, const struct value *values);
 /* Values borrow from `bytes`. ERR_CORRUPT on anything malformed. */
-enum err row_decode(struct str bytes, const struct schema *s, struct row_meta *ret_meta, struct value *ret_values)
-    CHECKED;
+enum err row_decode(
+    struct str bytes, const struct schema *s, struct row_meta *ret_meta, struct value *ret_values) CHECKED;
 /* Envelope only. */
 enum err row_decode_meta(struct str bytes, struct row_meta *ret_meta) CHECKED;
 

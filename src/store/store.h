@@ -1,9 +1,9 @@
 /* Storage of users' rows: hot rows in RocksDB, old rows in Parquet, one manifest, one committer.
  *
- * Threading: store_submit(), store_barrier() and everything about snapshots may be called from any thread (one
- * snapshot or iterator: one thread at a time). commit_op.apply, .done, barriers and the listener run on the committer
- * thread and must not block. Ownership: bytes given by a snapshot live until snapshot_close, by an iterator until its
- * next step, by a txn until apply returns; commit events are reference-counted.
+ * Threading: store_submit(), store_barrier() and everything about snapshots may be called from any thread
+ * (one snapshot or iterator: one thread at a time). commit_op.apply, .done, barriers and the listener run on
+ * the committer thread and must not block. Ownership: bytes given by a snapshot live until snapshot_close, by
+ * an iterator until its next step, by a txn until apply returns; commit events are reference-counted.
  *
  * What a row of `messages` is, by state (derived, never stored; W and files are the user's manifest):
  *   fresh    ins_seq > W                                  only hot
@@ -39,21 +39,23 @@ struct store;
 struct snapshot;
 struct txn;
 
-/* Takes the lock file, sets aside files nobody names, finishes interrupted releases, reads heads lazily. Errors:
- * CONFLICT (another process holds the directory), INVALID_REQUEST (newer format; user folders beside an empty
- * catalog), IO, CORRUPT — all with a message an operator can act on in ec->message. */
+/* Takes the lock file, sets aside files nobody names, finishes interrupted releases, reads heads lazily.
+ * Errors: CONFLICT (another process holds the directory), INVALID_REQUEST (newer format; user folders beside
+ * an empty catalog), IO, CORRUPT — all with a message an operator can act on in ec->message. */
 enum err store_open(const struct store_config *cfg, struct store **ret, struct errctx *ec) CHECKED;
 /* Drains the queue, syncs, stops consolidation, closes. */
 void store_close(struct store *s);
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/* ---- reading
+ * ------------------------------------------------------------------------------------------------ */
 
-/* A consistent view of one user: RocksDB snapshot, manifest, pinned files. An unknown user gives an empty one. */
+/* A consistent view of one user: RocksDB snapshot, manifest, pinned files. An unknown user gives an empty
+ * one. */
 enum err snapshot_open(struct store *s, struct str user_id, struct snapshot **ret, struct errctx *ec) CHECKED;
 void snapshot_close(struct snapshot *snap);
 bool snapshot_exists(const struct snapshot *snap);
-uint64_t snapshot_seq(const struct snapshot *snap);         /* the user's last _seq; 0 when new */
-struct str snapshot_feed(const struct snapshot *snap);      /* "" for an unknown user: see store_barrier */
+uint64_t snapshot_seq(const struct snapshot *snap);    /* the user's last _seq; 0 when new */
+struct str snapshot_feed(const struct snapshot *snap); /* "" for an unknown user: see store_barrier */
 int64_t snapshot_total_messages(const struct snapshot *snap);
 /* Everything with _seq above this is in the hot tier: a replay from there never touches a file. */
 uint64_t snapshot_cold_max_seq(const struct snapshot *snap);
@@ -63,21 +65,22 @@ uint64_t snapshot_forgotten_seq(const struct snapshot *snap);
 uint64_t snapshot_cold_epoch(const struct snapshot *snap);
 bool snapshot_has_cold(const struct snapshot *snap);
 
-/* All rows with msg_id >= floor are hot: of one conversation, or of the user. 0: everything is hot. INT64_MAX: nothing
- * can be said. */
+/* All rows with msg_id >= floor are hot: of one conversation, or of the user. 0: everything is hot.
+ * INT64_MAX: nothing can be said. */
 int64_t snapshot_conversation_floor(struct snapshot *snap, struct str conversation_id);
 int64_t snapshot_user_floor(const struct snapshot *snap);
 
 /* Conversation row (schema_conversations). NOT_FOUND when absent. Values live until snapshot_close. */
-enum err snapshot_conversation(struct snapshot *snap, struct str conversation_id, struct value *ret_values,
-    struct errctx *ec) CHECKED;
-/* Hot message by id, tombstones included. NOT_FOUND: not hot (cold perhaps). Values live until snapshot_close. */
-enum err snapshot_message(struct snapshot *snap, int64_t msg_id, struct row_meta *ret_meta, struct value *ret_values,
-    struct errctx *ec) CHECKED;
-/* Position for lastMsgId: ins_seq of the message, or of the newest message with a smaller id; 0 when none. Looks in
- * the hot tier only; sets *ret_cold when the answer must come from files. */
-enum err snapshot_arrival(struct snapshot *snap, int64_t msg_id, uint64_t *ret_ins_seq, bool *ret_cold,
-    struct errctx *ec) CHECKED;
+enum err snapshot_conversation(
+    struct snapshot *snap, struct str conversation_id, struct value *ret_values, struct errctx *ec) CHECKED;
+/* Hot message by id, tombstones included. NOT_FOUND: not hot (cold perhaps). Values live until
+ * snapshot_close. */
+enum err snapshot_message(struct snapshot *snap, int64_t msg_id, struct row_meta *ret_meta,
+    struct value *ret_values, struct errctx *ec) CHECKED;
+/* Position for lastMsgId: ins_seq of the message, or of the newest message with a smaller id; 0 when none.
+ * Looks in the hot tier only; sets *ret_cold when the answer must come from files. */
+enum err snapshot_arrival(
+    struct snapshot *snap, int64_t msg_id, uint64_t *ret_ins_seq, bool *ret_cold, struct errctx *ec) CHECKED;
 
 enum scan_order {
     SCAN_BY_CONVERSATION, /* hot messages of one conversation by msg_id */
@@ -88,55 +91,55 @@ enum scan_order {
 struct scan_spec {
     enum scan_order order;
     bool descending;
-    bool tombstones;          /* yield them too (SCAN_BY_SEQ) */
+    bool tombstones;            /* yield them too (SCAN_BY_SEQ) */
     struct str conversation_id; /* SCAN_BY_CONVERSATION; with SCAN_BY_SEQ a filter, when ptr is set */
-    int64_t id_min, id_max;   /* inclusive; 0 and INT64_MAX: open */
+    int64_t id_min, id_max;     /* inclusive; 0 and INT64_MAX: open */
     uint64_t seq_min, seq_max;
     const struct schema *table; /* SCAN_TABLE */
 };
 struct hot_iter;
-enum err hot_iter_open(struct snapshot *snap, const struct scan_spec *spec, struct hot_iter **ret, struct errctx *ec)
-    CHECKED;
-/* ERR_OK with a row, ERR_NOT_FOUND at the end, else the error (never an early end). *ret_row is the envelope. Rows
- * of every state are yielded, fresh, tail and overlay alike. */
+enum err hot_iter_open(
+    struct snapshot *snap, const struct scan_spec *spec, struct hot_iter **ret, struct errctx *ec) CHECKED;
+/* ERR_OK with a row, ERR_NOT_FOUND at the end, else the error (never an early end). *ret_row is the envelope.
+ * Rows of every state are yielded, fresh, tail and overlay alike. */
 enum err hot_iter_next(struct hot_iter *it, struct str *ret_row, struct errctx *ec) CHECKED;
 void hot_iter_close(struct hot_iter *it);
 
-/* What the statement says about the rows it wants; wide open = no restriction. Only ever prunes: the statement's own
- * filter still decides. */
+/* What the statement says about the rows it wants; wide open = no restriction. Only ever prunes: the
+ * statement's own filter still decides. */
 struct scan_bounds {
     int64_t id_min, id_max;
     int64_t ts_min, ts_max;
     int64_t seq_min, seq_max;
     struct str conversation_id; /* ptr NULL: any */
 };
-#define SCAN_BOUNDS_OPEN                                                                                             \
-    ((struct scan_bounds){0, INT64_MAX, INT64_MIN, INT64_MAX, 0, INT64_MAX, STR_NULL})
+#define SCAN_BOUNDS_OPEN ((struct scan_bounds){0, INT64_MAX, INT64_MIN, INT64_MAX, 0, INT64_MAX, STR_NULL})
 
-/* Both tiers as one input for the workers: hot rows copied into a memfd, pruned files by descriptor. Files stay
- * pinned and descriptors open until snapshot_close. */
+/* Both tiers as one input for the workers: hot rows copied into a memfd, pruned files by descriptor. Files
+ * stay pinned and descriptors open until snapshot_close. */
 enum err snapshot_input(struct snapshot *snap, const struct schema *table, const struct scan_bounds *bounds,
     bool with_tombstones, struct analytic_input *ret, struct errctx *ec) CHECKED;
 
-/* ---- writing ------------------------------------------------------------------------------------------------ */
+/* ---- writing
+ * ------------------------------------------------------------------------------------------------ */
 
-/* One atomic commit over any number of users. apply() runs on the committer inside the shared batch: an error other
- * than OK undoes this op alone. done() gets apply's error, or OK once durable (sync) or handed to the OS (async), or
- * OUTCOME_UNKNOWN / UNAVAILABLE. The op is the caller's again when done() is entered. */
+/* One atomic commit over any number of users. apply() runs on the committer inside the shared batch: an error
+ * other than OK undoes this op alone. done() gets apply's error, or OK once durable (sync) or handed to the
+ * OS (async), or OUTCOME_UNKNOWN / UNAVAILABLE. The op is the caller's again when done() is entered. */
 struct commit_op {
     enum err (*apply)(struct commit_op *op, struct txn *txn, struct errctx *ec);
     void (*done)(struct commit_op *op, enum err err, const struct errctx *ec);
     enum durability durability;
-    struct commit_op *next;  /* private from here */
+    struct commit_op *next; /* private from here */
     enum err result;
     struct errctx *failure;
     int64_t queued_us;
 };
 void store_submit(struct store *s, struct commit_op *op);
 
-/* fn runs on the committer when all that was committed before is durable and published; a snapshot opened inside
- * shows exactly that. With `user_id` set the user is created first if new (so that it has a feed). On a failed store
- * fn gets the error. */
+/* fn runs on the committer when all that was committed before is durable and published; a snapshot opened
+ * inside shows exactly that. With `user_id` set the user is created first if new (so that it has a feed). On
+ * a failed store fn gets the error. */
 struct barrier_op {
     void (*fn)(struct barrier_op *op, enum err err);
     struct str user_id;
@@ -148,7 +151,8 @@ void store_barrier(struct store *s, struct barrier_op *op);
 struct arena *txn_arena(struct txn *txn);
 int64_t txn_now_us(const struct txn *txn);
 /* The user's number; created (with a fresh feed) when `create`, else NOT_FOUND. */
-enum err txn_user(struct txn *txn, struct str user_id, bool create, uint64_t *ret_user_no, struct errctx *ec) CHECKED;
+enum err txn_user(
+    struct txn *txn, struct str user_id, bool create, uint64_t *ret_user_no, struct errctx *ec) CHECKED;
 uint64_t txn_cold_epoch(struct txn *txn, uint64_t user_no);
 int64_t txn_total_messages(struct txn *txn, uint64_t user_no);
 
@@ -161,62 +165,68 @@ struct conversation {
     struct value values[CONV_NCOLUMNS];
 };
 /* Always OK for an absent one (exists = false, conv_no reserved on first put). */
-enum err txn_conversation(struct txn *txn, uint64_t user_no, struct str conversation_id, struct conversation *ret,
-    struct errctx *ec) CHECKED;
-/* Writes the row (creating it). `announce` publishes a conversation event: after title, members or markers changed. */
-enum err txn_conversation_put(struct txn *txn, struct conversation *c, bool announce, struct errctx *ec) CHECKED;
+enum err txn_conversation(struct txn *txn, uint64_t user_no, struct str conversation_id,
+    struct conversation *ret, struct errctx *ec) CHECKED;
+/* Writes the row (creating it). `announce` publishes a conversation event: after title, members or markers
+ * changed. */
+enum err txn_conversation_put(
+    struct txn *txn, struct conversation *c, bool announce, struct errctx *ec) CHECKED;
 enum err txn_conversation_delete(struct txn *txn, struct conversation *c, struct errctx *ec) CHECKED;
 
 /* Snowflake: strictly increasing over all users, restarts and clock steps. */
 int64_t txn_next_msg_id(struct txn *txn);
 /* Highest id given so far: a supplied id must be below (contract 2). */
 int64_t txn_last_msg_id(struct txn *txn);
-/* Is the id taken in this user's table, in either tier? Cold: by files' id ranges only, *ret_unsure set where a file's
- * range covers the id (the caller then looks it up through a worker before it submits again with id_known_free). */
-enum err txn_msg_id_taken(struct txn *txn, uint64_t user_no, int64_t msg_id, bool *ret_taken, bool *ret_unsure,
-    struct errctx *ec) CHECKED;
+/* Is the id taken in this user's table, in either tier? Cold: by files' id ranges only, *ret_unsure set where
+ * a file's range covers the id (the caller then looks it up through a worker before it submits again with
+ * id_known_free). */
+enum err txn_msg_id_taken(struct txn *txn, uint64_t user_no, int64_t msg_id, bool *ret_taken,
+    bool *ret_unsure, struct errctx *ec) CHECKED;
 
-/* Row + id index + _seq index + head + the conversation's counters, in one go. values[MSG_ID] etc. are set by the
- * caller except MSG_SEQ / MSG_INS_SEQ, which are assigned. *c is updated and put. */
-enum err txn_message_insert(struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec) CHECKED;
-/* Replaces or deletes a row that the caller read at `expected_seq` under a snapshot with `cold_epoch`: ERR_RETRY when
- * it has changed since, or moved between tiers in a way that cannot be told apart. `values` = all columns of the row
- * as read, with the changes. Counters follow. */
-enum err txn_message_update(struct txn *txn, struct conversation *c, struct value *values, uint64_t expected_seq,
-    uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec) CHECKED;
+/* Row + id index + _seq index + head + the conversation's counters, in one go. values[MSG_ID] etc. are set by
+ * the caller except MSG_SEQ / MSG_INS_SEQ, which are assigned. *c is updated and put. */
+enum err txn_message_insert(
+    struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec) CHECKED;
+/* Replaces or deletes a row that the caller read at `expected_seq` under a snapshot with `cold_epoch`:
+ * ERR_RETRY when it has changed since, or moved between tiers in a way that cannot be told apart. `values` =
+ * all columns of the row as read, with the changes. Counters follow. */
+enum err txn_message_update(struct txn *txn, struct conversation *c, struct value *values,
+    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec) CHECKED;
 enum err txn_message_delete(struct txn *txn, struct conversation *c, const struct value *values,
     uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec) CHECKED;
-/* After deletions: recomputes first/last_msg_id from the hot rows and the cold candidates (0: none), which the caller
- * found under `cold_epoch` (ignored when the user has no files). ERR_RETRY when they are stale. Puts *c. */
-enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_t cold_first, int64_t cold_last,
-    uint64_t cold_epoch, struct errctx *ec) CHECKED;
+/* After deletions: recomputes first/last_msg_id from the hot rows and the cold candidates (0: none), which
+ * the caller found under `cold_epoch` (ignored when the user has no files). ERR_RETRY when they are stale.
+ * Puts *c. */
+enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_t cold_first,
+    int64_t cold_last, uint64_t cold_epoch, struct errctx *ec) CHECKED;
 
 /* Idempotency keys, kept idempotency_retention (31 days). NOT_FOUND when unused. */
-enum err txn_client_id_find(struct txn *txn, uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id,
-    int64_t *ret_msg_id, struct errctx *ec) CHECKED;
-enum err txn_client_id_put(struct txn *txn, uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id,
-    int64_t msg_id, struct errctx *ec) CHECKED;
+enum err txn_client_id_find(struct txn *txn, uint64_t user_no, uint32_t conv_no, struct str from,
+    struct str client_id, int64_t *ret_msg_id, struct errctx *ec) CHECKED;
+enum err txn_client_id_put(struct txn *txn, uint64_t user_no, uint32_t conv_no, struct str from,
+    struct str client_id, int64_t msg_id, struct errctx *ec) CHECKED;
 
-/* Members of a conversation: one list, keyed by member id. For an `ai` conversation it is the owner alone, written
- * with the conversation. Values: schema_conversation_users. */
-enum err txn_member(struct txn *txn, const struct conversation *c, struct str member, struct value *ret_values,
-    struct errctx *ec) CHECKED;
-enum err txn_member_put(struct txn *txn, const struct conversation *c, const struct value *values, struct errctx *ec)
-    CHECKED;
+/* Members of a conversation: one list, keyed by member id. For an `ai` conversation it is the owner alone,
+ * written with the conversation. Values: schema_conversation_users. */
+enum err txn_member(struct txn *txn, const struct conversation *c, struct str member,
+    struct value *ret_values, struct errctx *ec) CHECKED;
+enum err txn_member_put(
+    struct txn *txn, const struct conversation *c, const struct value *values, struct errctx *ec) CHECKED;
 enum err txn_members_delete(struct txn *txn, const struct conversation *c, struct errctx *ec) CHECKED;
 
-/* ---- publication -------------------------------------------------------------------------------------------- */
+/* ---- publication
+ * -------------------------------------------------------------------------------------------- */
 
 enum change_op { CHANGE_INSERT, CHANGE_UPDATE, CHANGE_DELETE, CHANGE_CONVERSATION };
 struct change {
     enum change_op op;
-    uint64_t seq, ins_seq;  /* 0 for CHANGE_CONVERSATION */
+    uint64_t seq, ins_seq; /* 0 for CHANGE_CONVERSATION */
     uint32_t conv_no;
     struct str conversation_id;
-    struct str row;         /* envelope: messages, or the conversations row */
+    struct str row; /* envelope: messages, or the conversations row */
 };
-/* All changes of one user in one durable group, in _seq order. Reference-counted; starts with the store's reference,
- * which it drops after the listener returned. */
+/* All changes of one user in one durable group, in _seq order. Reference-counted; starts with the store's
+ * reference, which it drops after the listener returned. */
 struct commit_event {
     _Atomic int refs;
     uint64_t user_no;
@@ -238,17 +248,18 @@ void store_set_listener(struct store *s, const struct store_listener *l);
 /* The number of a snapshot's user; 0 when unknown. */
 uint64_t snapshot_user_no(const struct snapshot *snap);
 
-/* ---- upkeep ------------------------------------------------------------------------------------------------- */
+/* ---- upkeep
+ * ------------------------------------------------------------------------------------------------- */
 
-/* Consolidates one user, or all (user_id.ptr NULL), whatever the thresholds; rewrites files with overlays; purges
- * deleted bytes from files, SSTs and WAL. Blocks; any thread but the committer. */
+/* Consolidates one user, or all (user_id.ptr NULL), whatever the thresholds; rewrites files with overlays;
+ * purges deleted bytes from files, SSTs and WAL. Blocks; any thread but the committer. */
 enum err store_consolidate(struct store *s, struct str user_id, struct errctx *ec) CHECKED;
 /* UNAVAILABLE while writes are stopped (failed disk, reserve, closing), with the reason. */
 enum err store_writable(struct store *s, struct errctx *ec) CHECKED;
 
 struct store_stats {
-    uint64_t commits, batches, rows_inserted, rows_updated, rows_deleted, bytes_hot, rows_hot, rows_cold, bytes_cold,
-        files_cold, users, queue_depth, consolidations, consolidate_failures, reopens;
+    uint64_t commits, batches, rows_inserted, rows_updated, rows_deleted, bytes_hot, rows_hot, rows_cold,
+        bytes_cold, files_cold, users, queue_depth, consolidations, consolidate_failures, reopens;
     int64_t free_bytes;
     bool writable;
 };

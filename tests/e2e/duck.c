@@ -1,5 +1,5 @@
-/* Plain DuckDB as the yardstick of answers: reads one statement a line, prints its rows as one line of JSON, an array
- * of arrays of text (null for NULL), or {"error": …}. threads=1, as the workers have it. */
+/* Plain DuckDB as the yardstick of answers: reads one statement a line, prints its rows as one line of JSON,
+ * an array of arrays of text (null for NULL), or {"error": …}. threads=1, as the workers have it. */
 #include "base/json.h"
 #include "duckdb.h"
 #include <stdio.h>
@@ -35,7 +35,8 @@ int main(void)
     char *line = NULL;
     size_t cap = 0;
     if (duckdb_open(NULL, &db) != DuckDBSuccess || duckdb_connect(db, &con) != DuckDBSuccess ||
-        duckdb_query(con, "SET threads = 1; SET TimeZone = 'UTC'; SET integer_division = true", NULL) != DuckDBSuccess)
+        duckdb_query(con, "SET threads = 1; SET TimeZone = 'UTC'; SET integer_division = true", NULL) !=
+            DuckDBSuccess)
         return 2;
     while (getline(&line, &cap, stdin) > 0) {
         duckdb_result r = {0};
