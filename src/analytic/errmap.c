@@ -8,7 +8,7 @@ struct report {
 
 static bool contains(struct str s, struct str needle)
 {
-    return needle.len == 0 || memmem(s.ptr, s.len, needle.ptr, needle.len) != NULL;
+    return needle.len == 0 || (s.len > 0 && memmem(s.ptr, s.len, needle.ptr, needle.len) != NULL);
 }
 
 /* What stands between the n-th pair of `q` in s (n from 0); ptr NULL when there is no such pair. */
@@ -94,7 +94,7 @@ static void print_signature(struct str call, char *ret, size_t size)
     size_t open = str_find(call, '('), used = 0;
     struct str name = str_n(call.ptr, open < call.len ? open : call.len);
     used = (size_t)snprintf(ret, size, "%.*s(", STR_FMT(name));
-    struct str args = open < call.len ? str_n(call.ptr + open + 1, call.len - open - 1) : STR_NULL;
+    struct str args = open < call.len ? str_n(call.ptr + open + 1, call.len - open - 1) : STR("");
     if (str_ends_with(args, STR(")")))
         args.len--;
     for (bool first = true; args.len > 0 && used < size; first = false) {

@@ -88,9 +88,10 @@ static enum err send_result(struct output *out, duckdb_result *result, uint64_t 
     struct str *names = calloc(n, sizeof *names);
     enum value_type *values = calloc(n, sizeof *values);
     enum err e = ERR_OK;
-    if (types == NULL || names == NULL || values == NULL)
+    bool allocated = types != NULL && names != NULL && values != NULL;
+    if (!allocated)
         e = err_internal(ec, ERR_NO_MEMORY, "result columns");
-    for (idx_t c = 0; c < n && e == ERR_OK; c++) {
+    for (idx_t c = 0; c < n && allocated && e == ERR_OK; c++) {
         e = cell_type_init(&types[c], duckdb_column_logical_type(result, c), ec);
         names[c] = str_c(duckdb_column_name(result, c));
         values[c] = types[c].value;

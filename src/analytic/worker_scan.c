@@ -200,9 +200,10 @@ static void rows_run(duckdb_function_info info, duckdb_data_chunk chunk)
     struct worker_rows rows = w->rows[in - w->rq->inputs];
     duckdb_vector vectors[SCHEMA_COLUMNS_MAX + 1];
     void *data[SCHEMA_COLUMNS_MAX + 1];
+    const int ncolumns = st->ncolumns;
     struct value values[SCHEMA_COLUMNS_MAX];
     struct row_meta meta;
-    for (int c = 0; c < st->ncolumns; c++) {
+    for (int c = 0; c < ncolumns; c++) {
         vectors[c] = duckdb_data_chunk_get_vector(chunk, (idx_t)c);
         data[c] = duckdb_vector_get_data(vectors[c]);
     }
@@ -210,7 +211,7 @@ static void rows_run(duckdb_function_info info, duckdb_data_chunk chunk)
     int got = 1;
     while (n < max && (got = next_row(st, rows, in, &meta, values)) > 0) {
         bool good = true;
-        for (int c = 0; c < st->ncolumns && good; c++) {
+        for (int c = 0; c < ncolumns && good; c++) {
             int column = st->columns[c];
             if (column == in->schema->ncolumns)
                 ((bool *)data[c])[n] = (meta.flags & ROW_TOMBSTONE) != 0;
