@@ -273,6 +273,8 @@ static void modifiers(struct pr *p, struct fn_call *c)
             flags & FN_ORDERED ? "WITHIN GROUP is required for ordered-set aggregate %.*s"
                                : "%.*s is not an ordered-set aggregate, so it cannot have WITHIN GROUP",
             STR_FMT(c->name));
+    if ((flags & FN_ORDERED) && f->n_agg_order != 1)
+        fn_undefined(p, c);
     if (pr_failed(p))
         return;
     if (f->agg_distinct)

@@ -367,6 +367,10 @@ void fn_json_build(struct pr *p, struct fn_call *c)
     }
     for (int i = 0; i < c->nargs; i++) {
         if (object && i % 2 == 0) {
+            if (c->args[i].type == T_NULL) {
+                pr_fail(p, ERR_INVALID_VALUE, c->location, "argument %d: key must not be null", i + 1);
+                return;
+            }
             struct ex *e = fn_arg(p, c, i);
             pr_to_text(p, e);
             fn_arg_done(p, c, i);
@@ -374,6 +378,13 @@ void fn_json_build(struct pr *p, struct fn_call *c)
             json_argument(p, c, i);
     }
     fn_print(p, c, object ? "json_object($*)" : array ? "json_array($*)" : "to_json($*)");
+}
+
+void fn_string_agg(struct pr *p, struct fn_call *c)
+{
+    if (!c->args[1].constant && c->args[1].type != T_NULL)
+        pr_unsupported(p, c->location, "string_agg with a separator that is not a constant");
+    fn_print(p, c, "string_agg($D$1, $2$O)$F$W");
 }
 
 void fn_json_path(struct pr *p, struct fn_call *c)

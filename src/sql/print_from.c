@@ -367,7 +367,7 @@ void pr_star(struct pr *p, const PgQuery__ColumnRef *c, struct names *ret)
             names_add(p, ret, from->v[i]);
 }
 
-/* A table's name where a value stands: its row. */
+/* A table's name where a value stands: its row, as JSON. */
 static struct ex whole_row(struct pr *p, const struct relation *r, int location)
 {
     size_t at = p->b->len;
@@ -376,22 +376,31 @@ static struct ex whole_row(struct pr *p, const struct relation *r, int location)
         buf_str(p->b, r->columns.v[0].text);
         return pr_done(p, at, r->columns.v[0].type, location);
     }
-    pr_put(p, "struct_pack(");
+    /* The null-extended row of an outer join is NULL. */
+    const char *end = ")";
+    if (r->schema != NULL) {
+        buf_printf(
+            p->b, "(CASE WHEN %.*s IS NOT NULL THEN ", STR_FMT(r->columns.v[r->schema->key_column].text));
+        end = ") END)";
+    }
+    pr_put(p, "json_object(");
     for (int i = 0; i < r->columns.n; i++) {
-        if (r->columns.v[i].hidden)
+        const struct column_name *c = &r->columns.v[i];
+        if (c->hidden)
             continue;
         pr_put(p, any ? ", " : "");
-        print_ident(p->b, r->columns.v[i].name);
-        pr_put(p, " := ");
-        /* A row is shown as JSON: its instants in ISO 8601. */
-        bool instant = r->columns.v[i].type == T_TIMESTAMPTZ;
-        pr_put(p, instant ? "kdb_json_timestamptz(" : "");
-        buf_str(p->b, r->columns.v[i].text);
-        pr_put(p, instant ? ")" : "");
+        pr_quoted(p->b, c->name);
+        pr_put(p, ", ");
+        const char *wrap = c->type == T_TIMESTAMPTZ ? "kdb_json_timestamptz("
+                           : c->type == T_TIMESTAMP ? "kdb_json_timestamp("
+                                                    : "";
+        pr_put(p, wrap);
+        buf_str(p->b, c->text);
+        pr_put(p, wrap[0] != 0 ? ")" : "");
         any = true;
     }
-    pr_put(p, ")");
-    return pr_done(p, at, T_RECORD, location);
+    pr_put(p, end);
+    return pr_done(p, at, T_JSON, location);
 }
 
 struct ex pr_column(struct pr *p, const PgQuery__ColumnRef *c)

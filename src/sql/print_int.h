@@ -181,6 +181,8 @@ void pr_unify(struct pr *p, struct ex *l, struct ex *r);
 
 /* "operator does not exist"; `l` NULL: a prefix operator. */
 struct ex op_undefined(struct pr *p, const char *op, const struct ex *l, const struct ex *r, int location);
+/* Constants on both sides become text. */
+void op_texts(struct pr *p, struct ex *l, struct ex *r);
 /* (l op r), f l, r) of two printed operands. */
 struct ex op_join(
     struct pr *p, const struct ex *l, const struct ex *r, const char *op, int type, int location);
@@ -285,6 +287,7 @@ void fn_regexp(struct pr *p, struct fn_call *c);
 void fn_format(struct pr *p, struct fn_call *c);
 void fn_json_build(struct pr *p, struct fn_call *c);
 void fn_json_path(struct pr *p, struct fn_call *c);
+void fn_string_agg(struct pr *p, struct fn_call *c);
 void fn_json_agg(struct pr *p, struct fn_call *c);
 void fn_json_set(struct pr *p, struct fn_call *c);
 void fn_text(struct pr *p, struct fn_call *c);

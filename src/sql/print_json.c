@@ -193,7 +193,8 @@ static void contains(struct pr *p, struct str subject, const json_t *needle, int
         pr_put(p, ", false)");
     } else if (json_is_number(needle))
         buf_printf(p->b,
-            "COALESCE(json_type(%.*s) IN ('UBIGINT', 'BIGINT', 'DOUBLE') AND CAST(%.*s AS DOUBLE) = %.17g, "
+            "COALESCE(json_type(%.*s) IN ('UBIGINT', 'BIGINT', 'DOUBLE') AND TRY_CAST(%.*s AS DOUBLE) = "
+            "%.17g, "
             "false)",
             STR_FMT(subject), STR_FMT(subject), json_number_value(needle));
     else
@@ -205,6 +206,14 @@ static void contains(struct pr *p, struct str subject, const json_t *needle, int
 
 static struct ex json_contains(struct pr *p, struct ex subject, struct ex needle, int location)
 {
+    if (subject.type != T_JSON && subject.type != T_ANY && subject.type != T_NULL && !subject.constant)
+        return op_undefined(p, "@>", &subject, &needle, location);
+    if (subject.constant && subject.at < needle.at) {
+        size_t before = p->b->len;
+        pr_coerce(p, &subject, needle.at, T_JSON);
+        needle.at += p->b->len - before;
+    } else if (subject.constant)
+        pr_coerce(p, &subject, p->b->len, T_JSON);
     if (!needle.constant) {
         pr_unsupported(p, location, "@> or <@ without a constant on the contained side");
         return pr_done(p, subject.at, T_BOOL, location);
@@ -261,10 +270,14 @@ bool pr_json_operator(
     else if (str_eq(o, STR("?|")) || str_eq(o, STR("?&"))) {
         f = op[1] == '|' ? "kdb_json_has_any(" : "kdb_json_has_all(";
         pr_coerce(p, &r, p->b->len, T_ARRAY | T_TEXT);
+        if (!IS_ARRAY(r.type) && r.type != T_ANY && r.type != T_NULL)
+            return false;
     } else if (str_eq(o, STR("||"))) {
         f = "kdb_json_concat(";
         type = T_JSON;
         pr_coerce(p, &r, p->b->len, T_JSON);
+        if (r.type != T_JSON && r.type != T_ANY && r.type != T_NULL)
+            return false;
     } else if (str_eq(o, STR("-")) && (r.type == T_LITERAL || r.type == T_TEXT)) {
         f = "kdb_json_remove(";
         type = T_JSON;

@@ -32,6 +32,14 @@ void pr_unify(struct pr *p, struct ex *l, struct ex *r)
     r->at += p->b->len - before; /* modular: it may also shrink */
 }
 
+void op_texts(struct pr *p, struct ex *l, struct ex *r)
+{
+    pr_coerce(p, r, p->b->len, T_TEXT);
+    size_t before = p->b->len;
+    pr_coerce(p, l, r->at, T_TEXT);
+    r->at += p->b->len - before;
+}
+
 struct ex op_join(
     struct pr *p, const struct ex *l, const struct ex *r, const char *op, int type, int location)
 {
@@ -205,6 +213,9 @@ static struct ex apply(struct pr *p, struct str op, struct ex l, struct ex r, si
         return op_call(p, &l, &r, "starts_with(", T_BOOL, location);
     if (IS_ARRAY(l.type) || IS_ARRAY(r.type)) {
         pr_unify(p, &l, &r);
+        bool arrays = (IS_ARRAY(l.type) || l.type == T_ANY) && (IS_ARRAY(r.type) || r.type == T_ANY);
+        if (!arrays || !type_comparable(l.type, r.type))
+            return op_undefined(p, name, &l, &r, location);
         if (str_eq(op, STR("&&")))
             return op_call(p, &l, &r, "list_has_any(", T_BOOL, location);
         if (str_eq(op, STR("@>")))
@@ -236,7 +247,8 @@ static struct ex unary(struct pr *p, struct str op, const PgQuery__Node *n, int 
         if (!str_eq(op, str_c(known[i].op)))
             continue;
         pr_coerce(p, &e, p->b->len, T_DOUBLE);
-        bool ok = type_is_number(e.type) || e.type == T_ANY || e.type == T_NULL ||
+        bool bits = op.ptr[0] == '~' && (e.type == T_DOUBLE || e.type == T_NUMERIC);
+        bool ok = (type_is_number(e.type) && !bits) || e.type == T_ANY || e.type == T_NULL ||
                   (e.type == T_INTERVAL && op.ptr[0] == '-');
         if (!ok)
             break;

@@ -37,6 +37,19 @@ int pr_output_number(struct pr *p, const PgQuery__Node *n, const struct names *o
     return found;
 }
 
+/* DuckDB takes a bare number here for an output's, and refuses to order by other literals: a subquery is
+ * neither. */
+static void hide_literal(struct pr *p, size_t at)
+{
+    if (pr_failed(p) || p->b->failed || at >= p->b->len)
+        return;
+    struct str s = str_n(p->b->ptr + at, p->b->len - at);
+    if ((s.ptr[0] >= '0' && s.ptr[0] <= '9') || s.ptr[0] == '\'' || str_starts_with(s, STR("(-")) ||
+        str_eq(s, STR("NULL")) || str_eq(s, STR("true")) || str_eq(s, STR("false")) ||
+        str_starts_with(s, STR("CAST('")))
+        pr_wrap(p, at, "(SELECT ", ")");
+}
+
 static void direction(struct pr *p, const PgQuery__SortBy *s)
 {
     bool descending = s->sortby_dir == PG_QUERY__SORT_BY_DIR__SORTBY_DESC;
@@ -91,6 +104,7 @@ void pr_order_by(struct pr *p, size_t n, PgQuery__Node **items, const struct nam
             err_detail(p->ec, "Only result column names can be used, not expressions or functions.");
         } else {
             pr_expr(p, s->node);
+            hide_literal(p, at);
             if (!pr_failed(p) && !p->b->failed)
                 check_distinct(p, distinct, i, str_n(p->b->ptr + at, p->b->len - at), s->node);
         }
@@ -170,12 +184,15 @@ static void group_item(struct pr *p, const PgQuery__Node *n, const struct names 
             /* The expression, not its number: a number means nothing inside a grouping set. */
             struct str text = sources->v[number - 1].text;
             note_key(p, text);
+            size_t at = p->b->len;
             buf_str(p->b, text);
+            hide_literal(p, at);
         } else {
             size_t at = p->b->len;
             pr_expr(p, n);
             if (!pr_failed(p) && !p->b->failed)
                 note_key(p, str_n(p->b->ptr + at, p->b->len - at));
+            hide_literal(p, at);
         }
     }
     pr_leave(p);

@@ -36,7 +36,7 @@ struct ex pr_regexp(struct pr *p, const char *op, struct ex l, struct ex r, int 
     if (!pr_textual(&l) || !pr_textual(&r))
         return op_undefined(p, op, &l, &r, location);
     bool negated = op[0] == '!', insensitive = op[strlen(op) - 1] == '*';
-    pr_coerce(p, &r, p->b->len, T_TEXT);
+    op_texts(p, &l, &r);
     if (r.constant)
         pr_replace(p, r.at, p->b->len, regexp_pattern(p, r.text));
     pr_insert(p, r.at, STR(", "));
@@ -68,8 +68,7 @@ struct ex pr_like(
         memcpy(name, op.ptr, op.len < sizeof name ? op.len : sizeof name - 1);
         return op_undefined(p, name, &l, &r, location);
     }
-    pr_unify(p, &l, &r);
-    pr_coerce(p, &r, p->b->len, T_TEXT);
+    op_texts(p, &l, &r);
     struct str e = escape.ptr == NULL ? STR("\\") : escape;
     bool plain = e.len == 0 || (r.constant && memchr(r.text.ptr, e.ptr[0], r.text.len) == NULL);
     if (!plain) {

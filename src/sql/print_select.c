@@ -85,8 +85,14 @@ static void limits(struct pr *p, const PgQuery__SelectStmt *s)
 {
     if (s->limit_option == PG_QUERY__LIMIT_OPTION__LIMIT_OPTION_WITH_TIES)
         pr_unsupported(p, node_location(s->limit_count), "WITH TIES");
+    /* No column of this level or an outer one means anything here. */
+    struct scope none = {.select = s}, *scope = p->scope;
+    p->scope = &none;
     row_count(p, "LIMIT", s->limit_count);
     row_count(p, "OFFSET", s->limit_offset);
+    p->scope = scope;
+    if (none.has_aggregate)
+        pr_fail(p, ERR_SYNTAX, node_location(s->limit_count), "aggregate functions are not allowed in LIMIT");
 }
 
 static void distinct_clause(

@@ -186,3 +186,7 @@ SELECT (metadata->>'role')::int FROM messages;
 SELECT msg_id * 9223372036854775807 FROM messages;
 --! error INVALID_VALUE
 SELECT 1 UNION SELECT 'x';
+--! error UNDEFINED_COLUMN
+SELECT msg_id FROM messages LIMIT msg_id;
+--! error SYNTAX_ERROR
+SELECT msg_id FROM messages LIMIT count(*);

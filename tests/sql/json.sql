@@ -61,3 +61,7 @@ SELECT '"text"'::json::text, '5'::jsonb::int, 'true'::jsonb::bool;
 SELECT array_to_json(ARRAY[1, 2]), json_typeof('[]'), json_typeof('null'), json_typeof('1.5');
 SELECT '{"a":"}","b":{"c":"{"}}'::jsonb || '{"d":",","b":null}'::jsonb, '{}'::jsonb || '{}'::jsonb, '{}'::jsonb || '{"a":1}'::jsonb, '{"x/y":1,"~":2}'::jsonb || '{"~":3}'::jsonb, '{"a":1}'::jsonb || '{"b":1}'::jsonb || '{"c":1}'::jsonb;
 SELECT jsonb_set(jsonb_set(metadata, '{a}', '1'), '{b}', '[2]') FROM messages WHERE metadata IS NOT NULL ORDER BY msg_id LIMIT 6;
+SELECT c.conversation_id, to_jsonb(m) IS NULL FROM conversations c LEFT JOIN messages m ON m.conversation_id = c.conversation_id AND m.msg_id < 1010 ORDER BY 1;
+SELECT jsonb_agg(c ORDER BY c.conversation_id) FROM conversations c WHERE total_messages = 12;
+SELECT c.conversation_id, (SELECT json_agg(m ORDER BY m.msg_id) FROM messages m WHERE m.conversation_id = c.conversation_id AND m.msg_id < 1020) FROM conversations c ORDER BY 1;
+SELECT msg_id FROM messages WHERE metadata @> '{"role":"user"}' AND (metadata->>'n')::int = 1 ORDER BY 1;
