@@ -13,6 +13,10 @@ extern "C" {
  * result. */
 void kalamdb_consolidate(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_done *done, void *arg);
 
+/* Ends consolidation until the database is opened again: requests that run or wait answer UNAVAILABLE within
+ * moments. For a host whose time to shut down is up; kalamdb_close does it too. */
+void kalamdb_stop_consolidation(struct kalamdb *db);
+
 /* OK, or UNAVAILABLE with the reason while writes are refused. */
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error);
 

@@ -192,15 +192,18 @@ static void on_failed(void *arg, struct net_request *req, enum http_failure fail
     answer_status(c, (int)failure, code, str_c(why), headers);
 }
 
+/* The client left, or the time to shut down is up. */
 static void on_aborted(void *arg, struct net_request *req)
 {
-    (void)arg;
+    struct server *s = arg;
     struct call *c = req->user;
     if (c == NULL)
         return;
     c->abandoned = true;
     if (c->query != NULL)
         kalamdb_query_cancel(c->query);
+    if (net_stopping(s->net))
+        kalamdb_stop_consolidation(s->db);
 }
 
 /* ---- workers

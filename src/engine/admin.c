@@ -101,6 +101,11 @@ void kalamdb_consolidate(struct kalamdb *db, struct kalamdb_str user_id, kalamdb
     done(arg, NULL, &error);
 }
 
+void kalamdb_stop_consolidation(struct kalamdb *db)
+{
+    store_stop_consolidation(db->store);
+}
+
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error)
 {
     struct errctx ec;

@@ -196,6 +196,7 @@ void kalamdb_close(struct kalamdb *db)
     if (db == NULL)
         return;
     live_close_all(db->live);
+    store_stop_consolidation(db->store);
     pthread_mutex_lock(&db->lock);
     db->closing = true;
     for (struct kalamdb_query *q = db->queries; q != NULL; q = q->next)

@@ -146,7 +146,8 @@ static enum err run_worker(struct batch *b, struct store *s, struct str user_id,
         .inputs = &input,
         .mode = ANALYTIC_PARQUET,
         .output_fd = out,
-        .timeout_ms = WORKER_TIMEOUT_MS};
+        .timeout_ms = WORKER_TIMEOUT_MS,
+        .cancel = &s->consolidator->cancel};
     struct rowset rs;
     rowset_init(&rs, 1 << 16);
     enum err err = sql.failed ? err_internal(ec, ERR_NO_MEMORY, "batch: out of memory")

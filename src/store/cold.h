@@ -33,6 +33,7 @@ struct consolidator {
     struct consolidate_hook hook; /* zero: none */
     _Atomic bool stop;            /* asked to end, or "crashed" by the hook */
     _Atomic bool crashed;
+    struct analytic_cancel cancel; /* of the worker that writes a file; with `stop` */
     _Atomic uint64_t consolidations, failures;
     int64_t name_s; /* second and number of the last file name given; with `work` */
     int name_no;

@@ -254,6 +254,9 @@ uint64_t snapshot_user_no(const struct snapshot *snap);
 /* Consolidates one user, or all (user_id.ptr NULL), whatever the thresholds; rewrites files with overlays;
  * purges deleted bytes from files, SSTs and WAL. Blocks; any thread but the committer. */
 enum err store_consolidate(struct store *s, struct str user_id, struct errctx *ec) CHECKED;
+/* Ends consolidation for good, running and waiting requests with UNAVAILABLE, within moments: the first step
+ * of a shutdown. Any thread but the committer; reading and writing go on. */
+void store_stop_consolidation(struct store *s);
 /* UNAVAILABLE while writes are stopped (failed disk, reserve, closing), with the reason. */
 enum err store_writable(struct store *s, struct errctx *ec) CHECKED;
 

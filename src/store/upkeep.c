@@ -15,7 +15,7 @@ enum {
     TICK_US_MIN = 20000,
     TICK_US_MAX = 1000000,
     SWEEP_HEADS = 2000, /* per tick */
-    SWEEP_PAUSE_S = 60, /* between two sweeps */
+    SWEEP_PAUSE_S = 60, /* between two sweeps; less where deletions are forgotten sooner */
     TAKE_MAX = 64,      /* due users taken per look */
     RETRY_US_MIN = 10000000,
     NICE = 10
@@ -26,6 +26,11 @@ enum {
 bool cold_crashed(const struct store *s)
 {
     return s->consolidator != NULL && atomic_load(&s->consolidator->crashed);
+}
+
+static enum err stopping(const struct consolidator *c, struct errctx *ec)
+{
+    return atomic_load(&c->stop) ? err_set(ec, ERR_UNAVAILABLE, "the server is shutting down") : ERR_OK;
 }
 
 enum err cold_step(struct store *s, enum consolidate_step step, struct errctx *ec)
@@ -218,6 +223,13 @@ static int64_t tick_us(const struct consolidator *c)
     return quarter < TICK_US_MIN ? TICK_US_MIN : quarter > TICK_US_MAX ? TICK_US_MAX : quarter;
 }
 
+static int64_t sweep_pause_us(const struct consolidator *c)
+{
+    int64_t pause = INT64_C(1000000) * SWEEP_PAUSE_S;
+    int64_t retention = c->store->cfg.tombstone_retention_s * (1000000 / MARKS_PER_RETENTION);
+    return retention > 0 && retention < pause ? retention : pause;
+}
+
 static void wait_us(struct consolidator *c, int64_t us)
 {
     struct timespec t;
@@ -246,7 +258,7 @@ static void *upkeep_main(void *arg)
             sweep(c);
             if (c->sweep_next > atomic_load(&s->users)) {
                 c->sweep_next = 1;
-                sweep_at_us = os_monotonic_us(s->os) + INT64_C(1000000) * SWEEP_PAUSE_S;
+                sweep_at_us = os_monotonic_us(s->os) + sweep_pause_us(c);
             }
         }
         pthread_mutex_lock(&c->lock);
@@ -313,17 +325,31 @@ enum err consolidator_open(struct store *s, struct consolidator **ret, struct er
     return err;
 }
 
+static void stop_work(struct consolidator *c)
+{
+    atomic_store(&c->stop, true);
+    analytic_cancel(&c->cancel);
+    pthread_mutex_lock(&c->lock);
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void store_stop_consolidation(struct store *s)
+{
+    stop_work(s->consolidator);
+    pthread_rwlock_rdlock(&s->db_lock);
+    if (s->db != NULL)
+        rocksdb_disable_manual_compaction(s->db); /* returns when a purge's compaction has given up */
+    pthread_rwlock_unlock(&s->db_lock);
+}
+
 void consolidator_close(struct consolidator *c)
 {
     if (c == NULL)
         return;
-    atomic_store(&c->stop, true);
-    if (c->running) {
-        pthread_mutex_lock(&c->lock);
-        pthread_cond_signal(&c->wake);
-        pthread_mutex_unlock(&c->lock);
+    stop_work(c);
+    if (c->running)
         pthread_join(c->thread, NULL);
-    }
     pthread_mutex_lock(&c->work); /* a request that runs ends at its next step */
     pthread_mutex_unlock(&c->work);
     pthread_mutex_destroy(&c->work);
@@ -380,8 +406,11 @@ static enum err request_all(struct store *s, struct errctx *ec)
     size_t n = err == ERR_OK ? l.count : 0;
     for (size_t i = 0; i < n; i++) {
         struct errctx other = {0};
-        if (atomic_load(&s->consolidator->stop))
+        if (stopping(s->consolidator, &other) != ERR_OK) {
+            err = ERR_UNAVAILABLE;
+            *ec = other;
             break;
+        }
         if (read_head(s, l.users[i], &h) && h.fresh_rows == 0 && h.overlays == 0 && h.tombstones == 0)
             continue;
         enum err e = request_user(s, l.users[i], &other);
@@ -401,9 +430,10 @@ enum err store_consolidate(struct store *s, struct str user_id, struct errctx *e
     if (err != ERR_OK)
         return err;
     pthread_mutex_lock(&s->consolidator->work);
-    if (user_id.ptr == NULL) {
+    err = stopping(s->consolidator, ec);
+    if (err == ERR_OK && user_id.ptr == NULL) {
         err = request_all(s, ec);
-    } else {
+    } else if (err == ERR_OK) {
         err = snapshot_open(s, user_id, &snap, ec);
         bool exists = err == ERR_OK && snapshot_exists(snap);
         uint64_t user_no = exists ? snapshot_user_no(snap) : 0;
@@ -416,8 +446,14 @@ enum err store_consolidate(struct store *s, struct str user_id, struct errctx *e
     if (err == ERR_OK) {
         /* A compaction keeps what an open snapshot sees, and its files stay; most are gone in a moment. */
         (void)pins_quiesce(&s->pins);
-        err = purge_hot(s, ec);
+        err = stopping(s->consolidator, ec);
+        if (err == ERR_OK)
+            err = purge_hot(s, ec);
     }
+    /* Whatever a stopped step answered (a killed worker: TIMEOUT), and a compaction cut short says nothing.
+     */
+    if (atomic_load(&s->consolidator->stop))
+        err = stopping(s->consolidator, ec);
     pthread_mutex_unlock(&s->consolidator->work);
     return err;
 }

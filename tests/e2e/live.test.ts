@@ -116,6 +116,55 @@ describe("subscribe", () => {
     ws.close();
   });
 
+  it("takes any lastMsgId for the moment that message arrived, or the last one before", async () => {
+    const ids: number[] = [];
+    for (let i = 0; i < 8; i++) {
+      ids.push(await s.say("ulla", "c", `m${i}`));
+      if (i === 4) await s.consolidate("ulla");
+    }
+    await s.sql("ulla", "DELETE FROM messages WHERE msg_id = $1", [ids[2]]); // seq 9
+    const replayed = async (lastMsgId: any) => {
+      const ws = await s.socket("ulla");
+      assert.ok(!(await ws.subscribe({ id: "s", lastMsgId })).resync);
+      const frames = await ws.takeUntil("replay_complete");
+      ws.close();
+      const end = frames.pop();
+      assert.equal(end.messageCount, frames.length);
+      assert.equal(end.lastMsgId, frames.at(-1)?.message.msg_id ?? null);
+      return frames.map((f) => f.seq);
+    };
+    const all = [1, 2, 4, 5, 6, 7, 8];
+    for (const small of [0, 1, 1234567890, ids[0] - 1]) assert.deepEqual(await replayed(small), all);
+    assert.deepEqual(await replayed(ids[1]), [4, 5, 6, 7, 8]); // cold; row 3 came and went
+    assert.deepEqual(await replayed(ids[2]), [4, 5, 6, 7, 8, 9]); // deleted since
+    assert.deepEqual(await replayed(ids[3] + 1), [5, 6, 7, 8, 9]); // unknown, between cold rows
+    assert.deepEqual(await replayed(ids[6]), [8, 9]); // hot
+    assert.deepEqual(await replayed(ids[6] - 1), [7, 8, 9]); // unknown, between hot rows
+    assert.deepEqual(await replayed(`${ids[6]}`), [8, 9]);
+    assert.deepEqual(await replayed(Number.MAX_SAFE_INTEGER), [9]);
+  });
+
+  it("says resync where deletions were forgotten", async () => {
+    const server = await Server.start({ KALAMDB_TOMBSTONE_RETENTION_S: "1" });
+    for (let i = 0; i < 3; i++) await server.say("a", "c", `m${i}`);
+    await server.consolidate("a");
+    await server.sql("a", "DELETE FROM messages WHERE content = 'm1'"); // seq 4
+    const ws = await server.socket("a");
+    let ack: any;
+    for (let i = 0; i < 300 && !ack?.resync; i++) {
+      ack = await ws.subscribe({ id: `${i}`, lastSeq: 2 });
+      const rows = (await ws.takeUntil("replay_complete")).slice(0, -1).map((f) => [f.op, f.seq]);
+      assert.deepEqual(rows, ack.resync ? [["insert", 1], ["insert", 3]] : [["insert", 3], ["delete", 4]]);
+      ws.send({ type: "unsubscribe", id: `${i}` });
+      await ws.next();
+      await new Promise((done) => setTimeout(done, 50));
+    }
+    assert.equal(ack.resync, true);
+    assert.ok(!(await ws.subscribe({ lastSeq: 4, feed: ack.feed })).resync);
+    assert.deepEqual((await ws.next()).messageCount, 0);
+    await server.destroy();
+  });
+
   it("loses and doubles nothing among 5,000 concurrent inserts", async () => {
     const total = 5000;
     let started = 0;
@@ -358,6 +407,26 @@ describe("server-sent events", () => {
 });
 
 describe("shutdown", () => {
+  it("ends a query and a consolidation of everybody when its time is up", async () => {
+    const server = await Server.start({ KALAMDB_SHUTDOWN_TIMEOUT_MS: "100" });
+    const values = Array.from({ length: 50 }, (_, i) => `('c${i}', 'x')`).join();
+    for (let u = 0; u < 200; u++) await server.sql(`user_${u}`, `INSERT INTO messages (conversation_id, content) VALUES ${values}`);
+    const lost = (e: unknown) => ({ status: 0, headers: new Headers(), body: `${e}` });
+    const consolidating = server.request("POST", "/api/v1/admin/consolidate", { token: server.token("o", "admin"), body: {} }).catch(lost);
+    const querying = server.query("a", "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b").catch(lost);
+    const ws = await server.socket("a");
+    await ws.subscribe();
+    const began = Date.now();
+    assert.equal(await server.stop(), 0);
+    assert.ok(Date.now() - began < 3000, `${Date.now() - began} ms`);
+    assert.equal((await ws.closing()).code, 1001);
+    assert.notEqual((await consolidating).status, 200);
+    assert.notEqual((await querying).status, 200);
+    await server.up();
+    assert.equal((await server.sql("user_199", "SELECT count(*) FROM messages")).rows[0][0], 50);
+    await server.destroy();
+  });
+
   it("is graceful", async () => {
     const server = await Server.start();
     const ws = await server.socket("x");

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 /* cmocka wants the three before */
 #include <cmocka.h>
 
@@ -126,6 +127,73 @@ static void after_restart(void **state)
     close_background(&c, &w);
 }
 
+/* A deletion is forgotten soon after a short retention, though nobody asks for a consolidation. */
+static void forgets_in_time(void **state)
+{
+    (void)state;
+    struct cold c;
+    struct errctx ec = {0};
+    cold_open(&c, "user_alice", 4);
+    c.f.cfg.consolidate_interval_ms = 80;
+    c.f.cfg.tombstone_retention_s = 1;
+    cold_reopen(&c);
+    cold_insert(&c, 5, 1);
+    cold_delete(&c, 2);
+    assert_int_equal(cold_head(&c).tombstones, 1);
+    for (int i = 0; i < 1000 && cold_head(&c).tombstones > 0; i++)
+        usleep(10000);
+    assert_int_equal(cold_head(&c).tombstones, 0);
+    assert_int_equal(cold_head(&c).forgotten_seq, 6);
+    cold_check(&c);
+    OK(store_consolidate(c.f.store, STR_NULL, &ec));
+    cold_close(&c);
+}
+
+/* ---- the stop ---- */
+
+struct stopper {
+    struct store *store;
+    int steps;
+};
+
+static bool stop_at_first(void *arg, enum consolidate_step step)
+{
+    struct stopper *s = arg;
+    (void)step;
+    if (s->steps++ == 0)
+        store_stop_consolidation(s->store);
+    return true;
+}
+
+/* A request for everybody ends at its next step, and so does every later one; rows stay readable and
+ * writable. */
+static void stops(void **state)
+{
+    (void)state;
+    struct cold c;
+    struct errctx ec = {0};
+    cold_open(&c, "user_alice", 4);
+    cold_insert(&c, 20, 2);
+    struct cold other = {.f = c.f, .user = "user_bob"};
+    cold_insert(&other, 20, 2);
+    struct stopper s = {c.f.store, 0};
+    struct consolidate_hook hook = {stop_at_first, &s};
+    consolidator_set_hook(c.f.store->consolidator, &hook);
+    assert_int_equal(store_consolidate(c.f.store, STR_NULL, &ec), ERR_UNAVAILABLE);
+    assert_int_equal(s.steps, 1);
+    assert_int_equal(store_consolidate(c.f.store, STR("user_bob"), &ec), ERR_UNAVAILABLE);
+    assert_int_equal(s.steps, 1);
+    cold_insert(&c, 5, 2);
+    cold_check(&c);
+    assert_int_equal(cold_head(&c).cold_epoch, 0);
+    cold_reopen(&c);
+    cold_consolidate(&c);
+    assert_int_equal(cold_head(&c).fresh_rows, 0);
+    cold_check(&c);
+    free(other.rows);
+    cold_close(&c);
+}
+
 /* ---- everything at once ---- */
 
 struct writer {
@@ -191,6 +259,7 @@ static void all_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(due), cmocka_unit_test(by_rows),
-        cmocka_unit_test(by_time), cmocka_unit_test(after_restart), cmocka_unit_test(all_at_once)};
+        cmocka_unit_test(by_time), cmocka_unit_test(after_restart), cmocka_unit_test(forgets_in_time),
+        cmocka_unit_test(stops), cmocka_unit_test(all_at_once)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
