@@ -237,6 +237,12 @@ static void clear_group(struct committer *c)
         rocksdb_writebatch_clear(c->batch);
     }
     overlay_clear(&c->txn.overlay);
+    c->txn.nputs = 0;
+    if (c->txn.cap_puts > PUTS_KEEP) {
+        free(c->txn.puts);
+        c->txn.puts = NULL;
+        c->txn.cap_puts = 0;
+    }
     if (c->txn.arena.used_bytes > GROUP_BYTES_MAX)
         arena_release(&c->txn.arena);
     else
@@ -387,6 +393,7 @@ static void committer_free(struct committer *c)
     if (c->write_async != NULL)
         rocksdb_writeoptions_destroy(c->write_async);
     overlay_release(&t->overlay);
+    free(t->puts);
     heads_release(&t->heads);
     arena_release(&t->arena);
     arena_release(&t->pending.arena);

@@ -92,6 +92,8 @@ struct txn {
     struct store *store;
     struct committer *committer;
     struct overlay overlay;
+    size_t *puts; /* of the group: overlay entries that hold message rows */
+    size_t nputs, cap_puts;
     struct heads heads;
     struct catalog_state catalog, catalog_saved, catalog_written;
     struct pending pending;
@@ -120,6 +122,7 @@ void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str con
 
 #define GROUP_OPS_MAX 1024
 #define GROUP_BYTES_MAX ((size_t)8 << 20)
+#define PUTS_KEEP 16384
 #define RECOVER_INTERVAL_US 200000
 
 struct committer {

@@ -2,6 +2,7 @@
  * together. A deleted row leaves a tombstone, which keeps its place in the _seq order until it is forgotten.
  */
 #include "store/committer.h"
+#include <stdlib.h>
 
 /* ---- counters ----------------------------------------------------------------------------------------- */
 
@@ -76,6 +77,25 @@ static enum err announce_row(struct txn *t, enum change_op op, const struct conv
     return txn_announce(t, c->user_no, &change, ec);
 }
 
+/* Remembers the row's overlay entry for hot_bounds, which must not look through everything that a large
+ * statement changed, once for each of its conversations. */
+static enum err note_put(struct txn *t, const struct key *k, struct errctx *ec)
+{
+    const struct overlay_entry *e = overlay_find(&t->overlay, key_view(k));
+    if (t->nputs == t->cap_puts) {
+        size_t cap = t->cap_puts == 0 ? 128 : t->cap_puts * 2;
+        size_t *puts = realloc(t->puts, cap * sizeof *puts);
+        if (puts == NULL)
+            return err_set(ec, ERR_NO_MEMORY, "out of memory");
+        t->puts = puts;
+        t->cap_puts = cap;
+    }
+    if (e == NULL)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    t->puts[t->nputs++] = (size_t)(e - t->overlay.entries);
+    return ERR_OK;
+}
+
 /* Row, id and _seq entries of a live row; the row stays in the scratch buffer. */
 static enum err put_row(struct txn *t, const struct conversation *c, struct row_meta meta,
     const struct value *values, struct errctx *ec)
@@ -88,7 +108,7 @@ static enum err put_row(struct txn *t, const struct conversation *c, struct row_
     txn_put(t, &k, buf_view(&t->scratch));
     put_id(t, c->user_no, id, c->conv_no);
     put_seq(t, c->user_no, meta.seq, (struct seq_entry){c->conv_no, id, false});
-    return ERR_OK;
+    return note_put(t, &k, ec);
 }
 
 enum err txn_message_insert(struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec)
@@ -301,8 +321,8 @@ static enum err hot_bounds(
         e = stored_bound(t, &from, true, &last, ec);
     if (e != ERR_OK)
         return e;
-    for (size_t i = 0; i < t->overlay.count; i++) {
-        const struct overlay_entry *entry = &t->overlay.entries[i];
+    for (size_t i = 0; i < t->nputs; i++) {
+        const struct overlay_entry *entry = &t->overlay.entries[t->puts[i]];
         uint32_t conv_no;
         int64_t id;
         if (entry->state != OVERLAY_PUT || !str_starts_with(entry->key, key_view(&from)) ||
@@ -335,6 +355,10 @@ enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_
     int64_t cold_last, uint64_t cold_epoch, struct errctx *ec)
 {
     int64_t first = 0, last = 0;
+    if (c->values[CONV_TOTAL_MESSAGES].i == 0) {
+        c->values[CONV_FIRST_MSG_ID] = c->values[CONV_LAST_MSG_ID] = VALUE_OF_NULL;
+        return txn_conversation_put(txn, c, false, ec);
+    }
     enum err e = hot_bounds(txn, c, &first, &last, ec);
     struct manifest *m = NULL;
     if (e == ERR_OK)
