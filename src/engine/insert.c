@@ -65,9 +65,7 @@ static enum err answer(struct kalamdb_query *q)
     enum err e = counts(q);
     if (e != ERR_OK || !q->stmt->returning.present)
         return e;
-    if (q->stmt->returning.read_sql.ptr != NULL)
-        return returning_worker(q, &rows, true);
-    return returning_plain(q, &rows);
+    return returning_committed(q, &rows);
 }
 
 static void answer_step(struct kalamdb_query *q)

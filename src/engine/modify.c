@@ -57,8 +57,7 @@ static enum err answer(struct kalamdb_query *q)
     r->rows_affected = rows.row == updated_row ? q->modify->update.changed : (int64_t)rows.n;
     if (!q->stmt->returning.present)
         return ERR_OK;
-    return q->stmt->returning.read_sql.ptr != NULL ? returning_worker(q, &rows, true)
-                                                   : returning_plain(q, &rows);
+    return returning_committed(q, &rows);
 }
 
 static void answer_step(struct kalamdb_query *q)

@@ -61,13 +61,32 @@ enum err returning_worker(struct kalamdb_query *q, const struct returning_rows *
     buf_release(&file);
     if (e != ERR_OK)
         return e;
-    struct kalamdb_result *r = keep ? query_result(q) : NULL;
+    struct kalamdb_result *r = query_result(q);
     if (r == NULL) {
         rowset_release(&out);
-        return keep ? query_no_memory(q, "RETURNING") : ERR_OK;
+        return query_no_memory(q, "RETURNING");
     }
     rowset_release(&r->rows);
     r->rows = out;
     r->has_rows = true;
+    if (!keep) {
+        r->rows.nrows = 0;
+        r->rows.truncated = false;
+    }
     return ERR_OK;
+}
+
+enum err returning_committed(struct kalamdb_query *q, const struct returning_rows *rows)
+{
+    struct kalamdb_result *r = query_result(q);
+    if (q->stmt->returning.read_sql.ptr == NULL)
+        return returning_plain(q, rows);
+    enum err e = returning_worker(q, rows, true);
+    if (e != ERR_OK && r != NULL && r->has_rows) {
+        /* An error would say that nothing has changed. */
+        r->rows.truncated = true;
+        errctx_clear(&q->ec);
+        e = ERR_OK;
+    }
+    return e;
 }

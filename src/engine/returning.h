@@ -15,7 +15,10 @@ struct returning_rows {
 
 /* Plain columns into q->result; false when the statement has none. */
 enum err returning_plain(struct kalamdb_query *q, const struct returning_rows *rows) CHECKED;
-/* Runs returning.read_sql. With `keep` the answer becomes q->result's, else only its error counts. Blocks. */
+/* Runs returning.read_sql. With `keep` the answer becomes q->result's, else only its columns. Blocks. */
 enum err returning_worker(struct kalamdb_query *q, const struct returning_rows *rows, bool keep) CHECKED;
+/* After the commit: either of them. Expressions that fail only now leave the answer without rows, truncated.
+ */
+enum err returning_committed(struct kalamdb_query *q, const struct returning_rows *rows) CHECKED;
 
 #endif
