@@ -110,6 +110,24 @@ static bool parse_date(struct str *s, struct civil *c)
     return c->day <= month_days[c->month - 1] + (c->month == 2 && leap);
 }
 
+/* Digits beyond the microsecond round, as in PostgreSQL: clients write nanoseconds too. */
+static bool parse_fraction(struct str *s, int *ret_us)
+{
+    int us = 0, n = 0;
+    for (; s->len > 0 && s->ptr[0] >= '0' && s->ptr[0] <= '9'; n++) {
+        int digit = s->ptr[0] - '0';
+        if (n < 6)
+            us = us * 10 + digit;
+        else if (n == 6)
+            us += digit >= 5;
+        take(s, s->ptr[0]);
+    }
+    for (int i = n; i < 6; i++)
+        us *= 10;
+    *ret_us = us;
+    return n > 0;
+}
+
 static bool parse_clock(struct str *s, struct civil *c)
 {
     if (!digits(s, 2, &c->hour) || !take(s, ':') || !digits(s, 2, &c->minute))
@@ -117,18 +135,8 @@ static bool parse_clock(struct str *s, struct civil *c)
     if (take(s, ':')) {
         if (!digits(s, 2, &c->second))
             return false;
-        if (take(s, '.')) {
-            int scale = 100000, n = 0;
-            while (s->len > 0 && s->ptr[0] >= '0' && s->ptr[0] <= '9') {
-                if (++n > 6)
-                    return false;
-                c->us += (s->ptr[0] - '0') * scale;
-                scale /= 10;
-                take(s, s->ptr[0]);
-            }
-            if (n == 0)
-                return false;
-        }
+        if (take(s, '.') && !parse_fraction(s, &c->us))
+            return false;
     }
     /* A leap second (:60) is the next second's zero, as PostgreSQL has it. */
     return c->hour <= 23 && c->minute <= 59 && c->second <= 60;

@@ -4,10 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* 0001-01-01 and 9999-12-31T23:59:59.999999, the years that base/timefmt.h prints. */
-#define TIMESTAMP_MIN INT64_C(-62135596800000000)
-#define TIMESTAMP_MAX INT64_C(253402300799999999)
-
 /* A client's value in a message: enough to recognise it. */
 #define SHOWN_BYTES_MAX 100
 
@@ -159,7 +155,7 @@ static enum err to_timestamp(const struct column *c, struct value in, struct val
     default:
         return mismatch(c, in, ec);
     }
-    if (us < TIMESTAMP_MIN || us > TIMESTAMP_MAX)
+    if (us < TIME_US_MIN || us > TIME_US_MAX)
         return err_set(ec, ERR_INVALID_VALUE, "timestamp out of range");
     *ret = value_ts(us);
     return ERR_OK;

@@ -213,6 +213,15 @@ static struct str instant(struct pr *p, int64_t us, int type)
     return r;
 }
 
+/* The date and the clock of what time_parse took. */
+static struct str without_zone(struct str s)
+{
+    size_t n = strlen("2025-10-13T");
+    while (n < s.len && strchr("+-Zz", s.ptr[n]) == NULL)
+        n++;
+    return str_n(s.ptr, n < s.len ? n : s.len);
+}
+
 static struct str time_literal(struct pr *p, const struct ex *e, struct str s, int type)
 {
     const int64_t day = INT64_C(86400000000);
@@ -227,13 +236,10 @@ static struct str time_literal(struct pr *p, const struct ex *e, struct str s, i
         return instant(p, midnight - day, type);
     if (str_ieq(s, STR("epoch")))
         return instant(p, 0, type);
-    if (type != T_TIMESTAMP && time_parse(s, &us))
+    /* A zone in the text of a date or of a timestamp without one is ignored by PostgreSQL. */
+    if (time_parse(s, &us) && (type == T_TIMESTAMPTZ || time_parse(without_zone(s), &us)))
         return instant(p, us, type);
     struct str q = pr_quote(p, s);
-    /* A zone in the text of a timestamp without one is ignored by PostgreSQL. */
-    if (type == T_TIMESTAMP && time_parse(s, &us) && s.len >= 19)
-        return pr_format(p, "CAST(substring(%.*s, 1, %d) AS TIMESTAMP)", STR_FMT(q),
-            (int)strcspn(q.ptr + 12, "+-Zz'") + 11);
     (void)e;
     return pr_format(p, "CAST(%.*s AS %s)", STR_FMT(q), type_duckdb(type));
 }
@@ -318,7 +324,13 @@ void pr_coerce(struct pr *p, struct ex *e, size_t end, int type)
     }
     if (type == T_RECORD)
         return;
-    pr_replace(p, e->at, end, literal_as(p, e, type));
+    /* A whole number given for an instant counts microseconds, as it does where one is inserted. */
+    int64_t us;
+    bool micros = type == T_TIMESTAMPTZ && (e->type == T_INT || e->type == T_BIGINT);
+    if (micros && str_to_i64(str_trim(e->text), &us) && us >= TIME_US_MIN && us <= TIME_US_MAX)
+        pr_replace(p, e->at, end, instant(p, us, type));
+    else
+        pr_replace(p, e->at, end, literal_as(p, e, type));
     e->type = type;
 }
 

@@ -89,6 +89,8 @@ describe("append", () => {
     await refused("grace", "INSERT INTO messages (conversation_id, content) VALUES ('a', $1)", 413, "TOO_LARGE", ["x".repeat(1048577)]);
     const row = (await s.sql("grace", `${insert("timestamp")} RETURNING timestamp`, [1760358896789012])).rows[0];
     assert.equal(row[0], "2025-10-13T12:34:56.789012Z");
+    const nanos = (await s.sql("grace", `${insert("timestamp")} RETURNING timestamp`, ["2025-10-13T12:34:56.789012600+02:00"])).rows[0];
+    assert.equal(nanos[0], "2025-10-13T10:34:56.789013Z");
     const meta = (await s.sql("grace", `${insert("metadata")} RETURNING metadata`, [{ a: [1, null] }])).rows[0];
     assert.deepEqual(meta[0], { a: [1, null] });
   });
@@ -191,6 +193,99 @@ describe("select", () => {
     assert.equal(`${answer.status} ${answer.body.error}`, "408 TIMEOUT");
     assert.equal((await quick.sql("leo", "SELECT 1 + 1")).rows[0][0], 2);
     await quick.destroy();
+  });
+});
+
+describe("every tier", () => {
+  it("answers alike: hot, cold and mixed", async () => {
+    const users = ["hot", "cold", "mixed"];
+    const fill = async (user: string, from: number) => {
+      const rows = Array.from({ length: 10 }, (_, k) => from + k);
+      for (const i of rows)
+        await s.sql(
+          "backend",
+          `INSERT INTO ${user}.messages (msg_id, conversation_id, content, timestamp, metadata, client_msg_id, from) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+          [1000 + i * 7, `c${i % 3}`, ["Abc", "a_b%c", "Ünï\\x", "", "10", "l1\nl2", "NULL", "zz' \"", "日本", "a\\b"][i % 10], 1760358896789012 + i * 86400000000, i % 4 === 0 ? null : { n: i, deep: { k: i % 2 === 0 } }, i % 5 === 0 ? `k${i}` : null, i % 2 === 0 ? "user" : "assistant"],
+          "service",
+        );
+    };
+    for (const user of users) await fill(user, 0);
+    await s.consolidate("mixed");
+    for (const user of users) {
+      await fill(user, 10);
+      assert.equal((await s.sql(user, "UPDATE messages SET metadata = '{\"up\":1}', content = content || '!' WHERE msg_id IN (1007, 1105)")).rowsAffected, 2);
+      assert.equal((await s.sql(user, "DELETE FROM messages WHERE msg_id IN (1014, 1112)")).rowsAffected, 2);
+    }
+    await s.consolidate("cold");
+    const statements: [string, any[]?][] = [
+      ["SELECT *, _seq, _ins_seq FROM messages"],
+      ["SELECT msg_id, client_msg_id FROM messages ORDER BY client_msg_id"],
+      ["SELECT msg_id, client_msg_id FROM messages ORDER BY client_msg_id DESC, msg_id LIMIT 3 OFFSET 1"],
+      ["SELECT msg_id, content FROM messages ORDER BY content DESC, msg_id"],
+      ["SELECT msg_id FROM messages WHERE content LIKE 'a\\_b%' OR content ~ '^l1$'"],
+      ["SELECT msg_id, metadata->'deep'->>'k' FROM messages WHERE metadata @> '{\"deep\":{\"k\":true}}'"],
+      ["SELECT from, count(*), sum(msg_id) FROM messages GROUP BY from ORDER BY from"],
+      ["SELECT msg_id FROM messages WHERE _seq > 15 ORDER BY _seq DESC"],
+      ["SELECT msg_id FROM messages WHERE timestamp >= $1 AND timestamp < '2025-10-20'", [1760358896789012 + 86400000000]],
+      ["SELECT conversation_id, first_msg_id, last_msg_id, total_messages FROM conversations"],
+      ["UPDATE messages SET content = 'last' WHERE msg_id IN (SELECT max(msg_id) FROM messages GROUP BY conversation_id) RETURNING msg_id, _seq"],
+      ["WITH w AS (SELECT msg_id FROM messages ORDER BY msg_id LIMIT 2) DELETE FROM messages WHERE msg_id IN (SELECT msg_id FROM w) RETURNING msg_id, from, content"],
+      ["DELETE FROM messages m WHERE EXISTS (SELECT 1 FROM conversations c WHERE c.last_msg_id = m.msg_id) RETURNING msg_id"],
+      ["SELECT msg_id, content, metadata, _seq FROM messages WHERE conversation_id <> 'c1'"],
+      ["SELECT conversation_id, first_msg_id, last_msg_id, total_messages FROM conversations"],
+    ];
+    for (const [sql, params] of statements) {
+      const answers = [];
+      for (const user of users) {
+        const { executionTimeMs, ...rest } = await s.sql(user, sql, params);
+        answers.push(rest);
+      }
+      assert.ok(answers[0].rows.length > 0, sql);
+      assert.deepEqual(answers[1], answers[0], `cold: ${sql}`);
+      assert.deepEqual(answers[2], answers[0], `mixed: ${sql}`);
+    }
+  });
+
+  it("finds instants given as whole microseconds", async () => {
+    await s.sql("nina", "INSERT INTO messages (conversation_id, content, timestamp) VALUES ('a', 'early', 0), ('a', 'late', 1760358896789012)");
+    for (const extra of ["", " AND upper(content) <> ''"]) {
+      const find = async (condition: string, ...params: number[]) =>
+        (await s.sql("nina", `SELECT content FROM messages WHERE ${condition}${extra}`, params)).rows.flat();
+      assert.deepEqual(await find("timestamp >= $1", 1760358896789012), ["late"]);
+      assert.deepEqual(await find("timestamp BETWEEN $1 AND $2", -1, 1760358896789011), ["early"]);
+      assert.deepEqual(await find("timestamp IN ($1, $2)", 5, 1760358896789012), ["late"]);
+    }
+    await refused("nina", "SELECT content FROM messages WHERE timestamp = 1760358896789012", 400, "TYPE_MISMATCH");
+    await refused("nina", "SELECT content FROM messages WHERE timestamp = $1", 400, "INVALID_VALUE", [1.5]);
+  });
+});
+
+describe("another user's tables", () => {
+  it("are the service's by any name", async () => {
+    for (const user of ["auth0|5f7c", 'quo"ted', "ünï code", "L" + "x".repeat(254)]) {
+      const name = `"${user.replaceAll('"', '""')}"`;
+      const made = await s.sql("backend", `INSERT INTO ${name}.messages (conversation_id, content) VALUES ('a', 'hello') RETURNING from`, undefined, "service");
+      assert.deepEqual(made.rows, [["backend"]]);
+      assert.deepEqual((await s.sql(user, `SELECT ${name}.messages.content, m2.content FROM messages JOIN ${name}.messages m2 USING (msg_id)`)).rows, [["hello", "hello"]]);
+      await refused("someone", `SELECT 1 FROM ${name}.messages`, 403, "FORBIDDEN");
+    }
+    const tooLong = `"${"L" + "x".repeat(255)}"`;
+    await refused("backend", `SELECT 1 FROM ${tooLong}.messages`, 400, "UNDEFINED_TABLE", undefined, "service");
+    await refused("backend", `SELECT 1 AS ${"n".repeat(64)}`, 400, "SYNTAX_ERROR", undefined, "service");
+    for (const reserved of ["shared", "deleted_user", "assistant:gpt"]) await refused("backend", `SELECT 1 FROM "${reserved}".messages`, 400, "UNDEFINED_TABLE", undefined, "service");
+  });
+});
+
+describe("groups", () => {
+  it("are refused until they exist", async () => {
+    for (const sql of [
+      "INSERT INTO messages (conversation_id, content, conversation_type) VALUES ('g', 'x', 'group')",
+      "INSERT INTO conversations (conversation_id, conversation_type, content) VALUES ('g', 'group', 'x')",
+      "INSERT INTO conversations (conversation_id, conversation_type) VALUES ('g', 'group')",
+      "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('g', 'bob')",
+    ])
+      await refused("olga", sql, 400, "UNSUPPORTED");
+    assert.equal((await s.sql("olga", "SELECT count(*) FROM conversations")).rows[0][0], 0);
   });
 });
 

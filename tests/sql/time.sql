@@ -48,3 +48,5 @@ SELECT array_agg(d::text ORDER BY d) FROM (VALUES (date '2025-02-01'), (date '20
 SELECT time '10:00' + interval '90 minutes', date '2025-01-01' + time '10:00';
 SELECT interval '1 year 2 months 3 days 04:05:06.7', interval '-1 day', interval '1 hour', interval '1 mon', interval '0';
 SELECT timestamp - timestamptz '2025-01-01 00:00+00' FROM messages ORDER BY msg_id LIMIT 3;
+SELECT '2025-10-13T12:34:56.1234567Z'::timestamptz, '2025-10-13T12:34:56.9999996+05'::timestamp, timestamp '2025-10-13 12:34:56.123456499';
+SELECT '2025-10-13T23:00:00-05:00'::date, date '2025-10-13T01:00:00+05:00', '2025-10-13T23:00:00-05:00'::timestamp, '2025-10-13 12:34'::timestamp;
