@@ -238,10 +238,6 @@ static enum err check(const struct config *c, struct errctx *ec)
     if (c->jwt_secret != NULL && strlen(c->jwt_secret) < 32)
         return err_set(
             ec, ERR_INVALID_REQUEST, "jwt_secret: %zu bytes; at least 32 are needed", strlen(c->jwt_secret));
-    if (c->max_sql_bytes > c->max_body_bytes)
-        return err_set(ec, ERR_INVALID_REQUEST, "max_sql_bytes: larger than max_body_bytes, never reachable");
-    if (c->consolidate_min_rows > c->consolidate_rows)
-        return err_set(ec, ERR_INVALID_REQUEST, "consolidate_min_rows: larger than consolidate_rows");
     if (c->idle_timeout_ms <= c->ping_interval_ms)
         return err_set(ec, ERR_INVALID_REQUEST,
             "idle_timeout_ms: must be above ping_interval_ms, else answering "

@@ -82,7 +82,7 @@ static void what_cannot_be_is_refused_with_key_and_line(void **state)
         {"- a\n", "a mapping of settings is expected"},
         {"data: 'x\n", ":2: "},
         {"jwt_secret: short\n", "at least 32"},
-        {"consolidate_rows: 10\n", "consolidate_min_rows"},
+        {"idle_timeout_ms: 1000\n", "idle_timeout_ms: must be above ping_interval_ms"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct config c;
@@ -91,6 +91,19 @@ static void what_cannot_be_is_refused_with_key_and_line(void **state)
         if (strstr(ec.message, cases[i].want) == NULL)
             fail_msg("%s: %s", cases[i].yaml, ec.message);
     }
+}
+
+/* One threshold lowered must not ask for the others: the first that is reached counts. */
+static void a_limit_below_the_default_of_another_works(void **state)
+{
+    (void)state;
+    struct config c;
+    struct errctx ec = {0};
+    char *envp[] = {(char *)"KALAMDB_CONSOLIDATE_ROWS=10", (char *)"KALAMDB_MAX_BODY_BYTES=4096", NULL};
+    assert_int_equal(load(&c, NULL, NULL, envp, &ec), ERR_OK);
+    assert_int_equal(c.consolidate_rows, 10);
+    assert_int_equal(c.consolidate_min_rows, 500);
+    config_release(&c);
 }
 
 static void a_wrong_value_in_the_file_is_refused_even_when_outranked(void **state)
@@ -151,6 +164,7 @@ int main(void)
         cmocka_unit_test(defaults_hold),
         cmocka_unit_test(flag_before_environment_before_file),
         cmocka_unit_test(what_cannot_be_is_refused_with_key_and_line),
+        cmocka_unit_test(a_limit_below_the_default_of_another_works),
         cmocka_unit_test(a_wrong_value_in_the_file_is_refused_even_when_outranked),
         cmocka_unit_test(unknown_flags_stop_unknown_variables_warn),
         cmocka_unit_test(prints_itself_with_secrets_masked_and_reads_it_back),
