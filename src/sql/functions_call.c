@@ -292,6 +292,7 @@ static void modifiers(struct pr *p, struct fn_call *c)
     if (f->over != NULL) {
         pr_window(p, f->over, c->location);
         c->over = pr_cut(p, at);
+        p->scope->has_window = true;
     } else if (aggregate)
         p->scope->has_aggregate = true;
 }

@@ -195,7 +195,10 @@ enum err gate_print(struct gate *g, const PgQuery__SelectStmt *select, struct st
         .table = number_table,
         .same_table = same_table,
         .ctx = g,
-        .user_id = g->caller->user_id};
+        .user_id = g->caller->user_id,
+        .row_by_row = g->in_returning                ? "RETURNING"
+                      : g->stmt->kind == STMT_UPDATE ? "UPDATE"
+                                                     : NULL};
     enum err e = print_select(&p, select);
     if (e == ERR_OK) {
         struct str sql = out.failed ? STR_NULL : arena_str(g->arena, buf_view(&out));

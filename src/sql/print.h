@@ -41,7 +41,10 @@ struct printer {
     bool (*same_table)(void *ctx, const PgQuery__ColumnRef *column, const PgQuery__RangeVar *rv);
     void *ctx;
     struct str user_id; /* current_user and its kin */
-    int noutputs;       /* out: columns of the last query printed */
+    /* Not NULL: the query's list is that of UPDATE or RETURNING (the word is for errors), one row for each
+     * row. */
+    const char *row_by_row;
+    int noutputs; /* out: columns of the last query printed */
 };
 
 /* Prints one query (SELECT, VALUES, set operation, WITH included), without a semicolon. `*` and `t.*` leave

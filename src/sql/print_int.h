@@ -74,7 +74,7 @@ struct scope {
     struct names names; /* what unqualified names mean, in the order of `*` */
     const PgQuery__SelectStmt *select;
     struct names outputs; /* of this level, once printed: text is the expression */
-    bool has_aggregate, has_set_function, in_aggregate;
+    bool has_aggregate, has_set_function, has_window, in_aggregate;
 };
 struct cte {
     struct cte *next;

@@ -152,6 +152,18 @@ static void boolean_clause(struct pr *p, const char *keyword, const PgQuery__Nod
             keyword, type_name(e.type));
 }
 
+/* UPDATE … SET and RETURNING compute from one row at a time. */
+static void check_row_by_row(struct pr *p)
+{
+    const struct scope *scope = p->scope;
+    const char *what = scope->has_aggregate      ? "aggregate"
+                       : scope->has_window       ? "window"
+                       : scope->has_set_function ? "set-returning"
+                                                 : NULL;
+    if (what != NULL && !pr_failed(p))
+        pr_fail(p, ERR_SYNTAX, -1, "%s functions are not allowed in %s", what, p->api->row_by_row);
+}
+
 static void plain_select(struct pr *p, const PgQuery__SelectStmt *s, struct names *ret, enum place place)
 {
     struct scope scope = {.outer = p->scope, .select = s};
@@ -167,6 +179,8 @@ static void plain_select(struct pr *p, const PgQuery__SelectStmt *s, struct name
             p, ERR_SYNTAX, node_location(s->where_clause), "aggregate functions are not allowed in WHERE");
     p->b = &list;
     target_list(p, s, place != PLACE_INSIDE, ret, &sources);
+    if (p->api->row_by_row != NULL && place == PLACE_TOP)
+        check_row_by_row(p);
     p->b = &tail;
     pr_group_by(p, s, &sources);
     boolean_clause(p, " HAVING ", s->having_clause);

@@ -125,6 +125,19 @@ describe("update and delete", () => {
     assert.ok(seq <= 60 + 15 + 20 + 25);
   });
 
+  it("compute row by row", async () => {
+    const first = await s.say("jack", "a", "x");
+    for (const [what, expression] of [["aggregate", "max(content)"], ["window", "row_number() OVER ()"], ["set-returning", "generate_series(1, 2)"]]) {
+      const message = (clause: string) => `${what} functions are not allowed in ${clause}`;
+      assert.equal((await refused("jack", `UPDATE messages SET content = ${expression}`, 400, "SYNTAX_ERROR")).message, message("UPDATE"));
+      for (const change of ["INSERT INTO messages (conversation_id, content) VALUES ('a', 'y')", "UPDATE messages SET content = 'y'", "DELETE FROM messages"])
+        assert.equal((await refused("jack", `${change} RETURNING ${expression}`, 400, "SYNTAX_ERROR")).message, message("RETURNING"));
+    }
+    assert.deepEqual((await s.sql("jack", "SELECT msg_id, content FROM messages")).rows, [[first, "x"]]);
+    const made = await s.sql("jack", "UPDATE messages SET content = (SELECT max(content) || '!' FROM messages), metadata = (SELECT json_agg(g) FROM generate_series(1, 2) g) RETURNING content, metadata");
+    assert.deepEqual(made.rows, [["x!", [1, 2]]]);
+  });
+
   it("refuse columns kept by the engine", async () => {
     await s.say("judy", "a", "x");
     for (const set of ["msg_id = 1", "from = 'x'", "timestamp = now()", "_seq = 1", "conversation_id = 'b'"])
