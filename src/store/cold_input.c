@@ -396,6 +396,8 @@ enum err snapshot_input(struct snapshot *snap, const struct schema *table, const
         return err_internal(ec, ERR_NO_MEMORY, "input: out of memory");
     *h = (struct hold){0};
     row_sink_init(&h->sink);
+    /* A statement may name a table many times, and each time is a copy. */
+    h->sink.bytes_max = ROW_SINK_BYTES_MAX - snap->input_bytes;
     enum err err = ERR_OK;
     if (snap->exists && table == &schema_messages)
         err = messages_input(snap, h, bounds, with_tombstones, ec);
@@ -407,6 +409,7 @@ enum err snapshot_input(struct snapshot *snap, const struct schema *table, const
         hold_free(h);
         return err;
     }
+    snap->input_bytes += h->sink.bytes;
     h->next = snap->cold;
     snap->cold = h;
     *ret = (struct analytic_input){.schema = table,

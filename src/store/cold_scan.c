@@ -81,7 +81,7 @@ enum err cold_scan_space(
 
 void row_sink_init(struct row_sink *k)
 {
-    *k = (struct row_sink){.fd = -1};
+    *k = (struct row_sink){.fd = -1, .bytes_max = ROW_SINK_BYTES_MAX};
 }
 
 void row_sink_release(struct row_sink *k)
@@ -99,7 +99,7 @@ static enum err sink_flush(struct row_sink *k, struct errctx *ec)
         return err_internal(ec, ERR_NO_MEMORY, "row file: out of memory");
     if (k->pending.len == 0)
         return ERR_OK;
-    if (k->bytes + k->pending.len > ROW_SINK_BYTES_MAX)
+    if (k->bytes + k->pending.len > k->bytes_max)
         return err_set(ec, ERR_TOO_LARGE, "the statement reads more than %d MiB of recent rows",
             (int)(ROW_SINK_BYTES_MAX >> 20));
     if (k->fd < 0) {

@@ -28,8 +28,8 @@ enum err cold_scan_space(
 
 /* A row file in the making: a memfd that a worker reads, and the keys whose cold versions it replaces. */
 struct row_sink {
-    int fd;         /* -1 until the first flush */
-    uint64_t bytes; /* written to fd */
+    int fd;                    /* -1 until the first flush */
+    uint64_t bytes, bytes_max; /* written to fd; more is TOO_LARGE */
     struct buf pending;
     size_t nexclude, exclude_cap;
     int64_t *exclude;

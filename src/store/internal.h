@@ -139,6 +139,7 @@ struct snapshot {
     struct head head;
     struct manifest *manifest; /* NULL: no cold tier */
     struct arena arena;
+    uint64_t input_bytes; /* hot rows copied by snapshot_input, all inputs together; to ROW_SINK_BYTES_MAX */
     void *cold; /* descriptors and memory of snapshot_input: cold_input.c; freed by cold_snapshot_release */
 };
 

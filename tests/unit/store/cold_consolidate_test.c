@@ -1,5 +1,6 @@
 /* Rows move between tiers; no answer changes. */
 #include "cold_fixture.h"
+#include "store/cold_scan.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -490,12 +491,35 @@ static void other_tables(void **state)
     cold_close(&c);
 }
 
+/* A statement that names its table often must not copy the hot rows without bound. */
+static void copies_are_bounded(void **state)
+{
+    (void)state;
+    struct cold c;
+    struct errctx ec;
+    struct snapshot *snap;
+    struct analytic_input input;
+    struct scan_bounds all = SCAN_BOUNDS_OPEN;
+    cold_open(&c, "user_alice", 0);
+    cold_insert(&c, 9, 3);
+    OK(snapshot_open(c.f.store, STR("user_alice"), &snap, &ec));
+    OK(snapshot_input(snap, &schema_messages, &all, false, &input, &ec));
+    uint64_t one = input.rows_bytes;
+    assert_true(one > 0);
+    snap->input_bytes = ROW_SINK_BYTES_MAX - 2 * one; /* as if so much had been copied */
+    OK(snapshot_input(snap, &schema_messages, &all, false, &input, &ec));
+    OK(snapshot_input(snap, &schema_messages, &all, false, &input, &ec));
+    assert_int_equal(snapshot_input(snap, &schema_messages, &all, false, &input, &ec), ERR_TOO_LARGE);
+    snapshot_close(snap);
+    cold_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(hot_cold_mixed), cmocka_unit_test(nothing_fresh),
         cmocka_unit_test(all_deleted), cmocka_unit_test(tail_and_floors), cmocka_unit_test(tail_of_active),
         cmocka_unit_test(overlays), cmocka_unit_test(bounds_prune), cmocka_unit_test(bounds_random),
         cmocka_unit_test(merging), cmocka_unit_test(pinned), cmocka_unit_test(with_tombstones),
-        cmocka_unit_test(large_rows), cmocka_unit_test(other_tables)};
+        cmocka_unit_test(large_rows), cmocka_unit_test(other_tables), cmocka_unit_test(copies_are_bounded)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
