@@ -1,5 +1,6 @@
 // Contract section 3: WebSocket and Server-Sent Events.
 import assert from "node:assert/strict";
+import { connect } from "node:net";
 import { before, describe, it } from "node:test";
 import { Server, Socket } from "./harness.ts";
 
@@ -325,6 +326,48 @@ describe("protocol", () => {
     const text = await s.socket("vic");
     (text.ws as any)._sender.sendFrame([Buffer.from([0x81, 0x82, 0, 0, 0, 0, 0xff, 0xfe])]);
     assert.equal((await text.closing()).code, 1007);
+  });
+
+  it("answers frames no client may send with their close codes", async () => {
+    const masked = (first: number, payload: Buffer | string, length?: number[]) => {
+      const body = Buffer.from(payload as any);
+      return Buffer.concat([Buffer.from([first, ...(length ?? [0x80 | body.length]), 0, 0, 0, 0]), body]);
+    };
+    const piece = (first: number, bytes: number) => masked(first, Buffer.alloc(bytes, 32), [0xff, 0, 0, 0, 0, 0, bytes >> 16, (bytes >> 8) & 255, bytes & 255]);
+    const cases: [string, Buffer[], number][] = [
+      ["unmasked", [Buffer.from([0x81, 2, 0x7b, 0x7d])], 1002],
+      ["reserved bit", [masked(0xc1, "{}")], 1002],
+      ["unknown opcode", [masked(0x83, "{}")], 1002],
+      ["long ping", [masked(0x89, "x".repeat(126), [0xfe, 0, 126])], 1002],
+      ["fragmented ping", [masked(0x09, "x")], 1002],
+      ["continuation of nothing", [masked(0x80, "x")], 1002],
+      ["message within a message", [masked(0x01, "{"), masked(0x81, "}")], 1002],
+      ["length above 2^63", [masked(0x81, "", [0xff, 0x80, 0, 0, 0, 0, 0, 0, 0])], 1002],
+      ["bad close code", [masked(0x88, Buffer.from([1005 >> 8, 1005 & 255]))], 1002],
+      ["broken character over fragments", [masked(0x01, Buffer.from([0xe2, 0x82])), masked(0x80, "A")], 1007],
+      ["surrogate", [masked(0x81, Buffer.from([0xed, 0xa0, 0x80]))], 1007],
+      ["fragments over the limit", Array.from({ length: 9 }, (_, i) => piece(i === 0 ? 0x01 : 0x00, 131072)), 1009],
+    ];
+    for (const [name, frames, code] of cases) {
+      const socket = connect(s.port, "127.0.0.1");
+      socket.on("error", () => {});
+      const lines = [`GET /ws?token=${s.token("raw")} HTTP/1.1`, "Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"];
+      socket.write(`${lines.join("\r\n")}\r\nSec-WebSocket-Key: ${Buffer.alloc(16, 7).toString("base64")}\r\n\r\n`);
+      for (const frame of frames) socket.write(frame);
+      let got = Buffer.alloc(0);
+      for await (const chunk of socket) {
+        got = Buffer.concat([got, chunk]);
+        const frame = got.subarray(got.indexOf("\r\n\r\n") + 4);
+        if (got.includes("\r\n\r\n") && frame.length >= 4) break;
+      }
+      const frame = got.subarray(got.indexOf("\r\n\r\n") + 4);
+      assert.deepEqual([frame[0], frame.readUInt16BE(2)], [0x88, code], name);
+      socket.destroy();
+    }
+    const ws = await s.socket("raw");
+    ws.send(`{"type":"ping","id":"${"x".repeat(1048576 - 24)}"}`);
+    assert.equal((await ws.next()).type, "pong");
+    ws.close();
   });
 
   it("closes when the token ends", async () => {
