@@ -2,7 +2,7 @@
  *
  *   rows only     kalamdb_rows(i)
  *   files only    read_parquet([…])                       plain, so that filters reach the files
- *   both          kalamdb_rows(i) UNION ALL BY NAME read_parquet([…]) [ANTI JOIN kalamdb_keys(i)]
+ *   both          read_parquet([…]) [ANTI JOIN kalamdb_keys(i)] UNION ALL BY NAME kalamdb_rows(i)
  *
  * with the schema's columns in the schema's order: a column that no file has yet (it is newer than they are)
  * reads as NULL, one that is gone from the schema is not shown. With files it is a table macro,
@@ -345,13 +345,9 @@ static void put_macro(struct buf *b, const struct analytic_input *in, int i, boo
     put_columns(b, in->schema);
     if (in->with_tombstones)
         buf_str(b, STR(", \"_deleted\""));
-    buf_str(b, STR(" FROM ("));
-    if (rows) {
-        buf_printf(b, "SELECT * FROM kalamdb_rows(%d)", i);
-    } else {
-        put_no_rows(b, in->schema);
-    }
-    buf_str(b, STR(" UNION ALL BY NAME SELECT *"));
+    /* Old rows before fresh ones, each by key: what takes rows as they come (string_agg, LIMIT of a subquery)
+     * then answers alike before and after rows move. */
+    buf_str(b, STR(" FROM (SELECT *"));
     if (in->with_tombstones)
         buf_str(b, STR(", false AS \"_deleted\""));
     buf_str(b, STR(" FROM "));
@@ -360,6 +356,12 @@ static void put_macro(struct buf *b, const struct analytic_input *in, int i, boo
         buf_printf(b, " f ANTI JOIN kalamdb_keys(%d) x ON f.", i);
         put_name(b, in->schema->columns[in->schema->key_column].name);
         buf_str(b, STR(" = x.k"));
+    }
+    buf_str(b, STR(" UNION ALL BY NAME "));
+    if (rows) {
+        buf_printf(b, "SELECT * FROM kalamdb_rows(%d)", i);
+    } else {
+        put_no_rows(b, in->schema);
     }
     buf_str(b, STR(")"));
 }

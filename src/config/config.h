@@ -44,6 +44,8 @@
     X(INT, consolidate_min_rows, 500, 1, 100000000, "fresh rows below which a user stays hot")               \
     X(INT, hot_tail_rows, 64, 0, 100000, "newest rows of an active conversation kept hot")                   \
     X(INT, tombstone_retention_s, 2592000, 1, 2000000000, "how long deletions can be replayed")              \
+    X(CHOICE, encryption, "off", 0, 0,                                                                       \
+        "encryption at rest, not available yet: asking for it stops the start [off]")                        \
     X(INT, disk_reserve_bytes, 67108864, 0, 1099511627776, "free space below which writes stop")             \
     X(INT, workers, 4, 1, 64, "analytic worker processes busy at once")                                      \
     X(INT, worker_memory_bytes, 1073741824, 67108864, 1099511627776, "memory of one worker")                 \

@@ -131,12 +131,12 @@ static enum err consider(void *arg, const struct hot_row *row, struct errctx *ec
     if (err != ERR_OK || !seq_within(b, row->meta.seq))
         return err;
     if (g->in_tombstones)
-        return g->with_tombstones ? row_sink_add(g->sink, row->row, ec) : ERR_OK;
+        return g->with_tombstones ? row_sink_add_message(g->sink, row->msg_id, row->row, ec) : ERR_OK;
     bool wanted = true;
     if (manifest_row_state(g->m, row->meta) == ROW_TAIL)
         return ERR_OK;
     err = time_within(b, row, &wanted, ec);
-    return err == ERR_OK && wanted ? row_sink_add(g->sink, row->row, ec) : err;
+    return err == ERR_OK && wanted ? row_sink_add_message(g->sink, row->msg_id, row->row, ec) : err;
 }
 
 /* ---- few rows, by index ---- */

@@ -1,5 +1,7 @@
 #include "store/cold_scan.h"
+#include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { CHUNK_ROWS = 1000, CHUNK_BYTES = 1 << 20, SINK_FLUSH_BYTES = 1 << 20 };
@@ -90,6 +92,7 @@ void row_sink_release(struct row_sink *k)
         close(k->fd);
     buf_release(&k->pending);
     free(k->exclude);
+    free(k->index);
     *k = (struct row_sink){.fd = -1};
 }
 
@@ -124,6 +127,59 @@ enum err row_sink_add(struct row_sink *k, struct str row, struct errctx *ec)
     return k->pending.failed || k->pending.len >= SINK_FLUSH_BYTES ? sink_flush(k, ec) : ERR_OK;
 }
 
+enum err row_sink_add_message(struct row_sink *k, int64_t msg_id, struct str row, struct errctx *ec)
+{
+    if (k->nindex == k->index_cap) {
+        size_t cap = k->index_cap == 0 ? 256 : k->index_cap * 2;
+        struct sink_row *p = cap > SIZE_MAX / sizeof *p ? NULL : realloc(k->index, cap * sizeof *p);
+        if (p == NULL)
+            return err_internal(ec, ERR_NO_MEMORY, "row file: out of memory");
+        k->index = p;
+        k->index_cap = cap;
+    }
+    uint64_t offset = k->bytes + k->pending.len;
+    if (row.len > UINT32_MAX - 4)
+        return err_internal(ec, ERR_CORRUPT, "row file: row of %zu bytes", row.len);
+    k->index[k->nindex++] = (struct sink_row){msg_id, offset, (uint32_t)row.len + 4};
+    return row_sink_add(k, row, ec);
+}
+
+static int by_row_id(const void *a, const void *b)
+{
+    int64_t x = ((const struct sink_row *)a)->msg_id, y = ((const struct sink_row *)b)->msg_id;
+    return x < y ? -1 : x > y;
+}
+
+/* Hot rows are found conversation by conversation, newest first; scans promise them by id. The file is
+ * written anew in that order, unless it has it already. */
+static enum err sink_sort(struct row_sink *k, struct errctx *ec)
+{
+    bool sorted = true;
+    for (size_t i = 1; i < k->nindex && sorted; i++)
+        sorted = k->index[i - 1].msg_id <= k->index[i].msg_id;
+    if (sorted)
+        return ERR_OK;
+    size_t bytes = (size_t)k->bytes;
+    const char *rows = mmap(NULL, bytes, PROT_READ, MAP_SHARED, k->fd, 0);
+    if (rows == MAP_FAILED)
+        return err_internal(ec, ERR_IO, "row file: mmap: %s", strerrorname_np(errno));
+    int unsorted = k->fd;
+    k->fd = -1;
+    k->bytes = 0;
+    qsort(k->index, k->nindex, sizeof *k->index, by_row_id);
+    enum err err = ERR_OK;
+    for (size_t i = 0; i < k->nindex && err == ERR_OK; i++) {
+        buf_append(&k->pending, rows + k->index[i].offset, k->index[i].len);
+        if (k->pending.failed || k->pending.len >= SINK_FLUSH_BYTES)
+            err = sink_flush(k, ec);
+    }
+    if (err == ERR_OK)
+        err = sink_flush(k, ec);
+    munmap((void *)(uintptr_t)rows, bytes);
+    close(unsorted);
+    return err;
+}
+
 enum err row_sink_exclude(struct row_sink *k, int64_t msg_id, struct errctx *ec)
 {
     if (k->nexclude == k->exclude_cap) {
@@ -147,6 +203,8 @@ static int by_id(const void *a, const void *b)
 enum err row_sink_finish(struct row_sink *k, struct errctx *ec)
 {
     enum err err = sink_flush(k, ec);
+    if (err == ERR_OK)
+        err = sink_sort(k, ec);
     if (err != ERR_OK || k->nexclude == 0)
         return err;
     qsort(k->exclude, k->nexclude, sizeof *k->exclude, by_id);

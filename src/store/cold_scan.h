@@ -33,14 +33,24 @@ struct row_sink {
     struct buf pending;
     size_t nexclude, exclude_cap;
     int64_t *exclude;
+    struct sink_row *index; /* of the rows added with an id */
+    size_t nindex, index_cap;
+};
+struct sink_row {
+    int64_t msg_id;
+    uint64_t offset; /* of the row's length in the file */
+    uint32_t len;    /* with its length field */
 };
 #define ROW_SINK_BYTES_MAX (UINT64_C(1) << 30)
 
 void row_sink_init(struct row_sink *k);
 void row_sink_release(struct row_sink *k);
 enum err row_sink_add(struct row_sink *k, struct str row, struct errctx *ec) CHECKED;
+/* The same; the file's rows come by id in the end, whatever order they were added in. All rows of a sink or
+ * none. */
+enum err row_sink_add_message(struct row_sink *k, int64_t msg_id, struct str row, struct errctx *ec) CHECKED;
 enum err row_sink_exclude(struct row_sink *k, int64_t msg_id, struct errctx *ec) CHECKED;
-/* Writes what is pending, sorts the keys and drops duplicates. */
+/* Writes what is pending, sorts rows and keys, drops duplicate keys. */
 enum err row_sink_finish(struct row_sink *k, struct errctx *ec) CHECKED;
 
 #endif

@@ -302,6 +302,25 @@ describe("groups", () => {
   });
 });
 
+describe("order nobody asked for", () => {
+  it("is the same wherever the rows sit", async () => {
+    const statements = [
+      "SELECT string_agg(content, ',') FROM messages WHERE content <> 'last'",
+      "SELECT conversation_id, array_agg(content) FROM messages WHERE content <> 'last' GROUP BY 1 ORDER BY 1",
+      "SELECT content, row_number() OVER () FROM messages WHERE content <> 'last' ORDER BY 2",
+      "WITH w AS (SELECT content FROM messages WHERE content <> 'last') SELECT content FROM w",
+    ];
+    const ask = () => Promise.all(statements.map(async (sql) => (await s.sql("olga", sql)).rows));
+    for (let i = 0; i < 30; i++) await s.say("olga", `c${(i * 7) % 4}`, `m${i}`);
+    const hot = await ask();
+    assert.equal(hot[0][0][0], Array.from({ length: 30 }, (_, i) => `m${i}`).join(","));
+    await s.consolidate("olga");
+    assert.deepEqual(await ask(), hot);
+    await s.say("olga", "c0", "last");
+    assert.deepEqual(await ask(), hot);
+  });
+});
+
 describe("requests", () => {
   it("are checked", async () => {
     const token = s.token("mia");

@@ -278,6 +278,12 @@ void kalamdb_consolidate(struct kalamdb *db, struct kalamdb_str user_id, kalamdb
     pthread_mutex_unlock(&db->lock);
 }
 
+/* Its consolidations never run on. */
+void kalamdb_stop_consolidation(struct kalamdb *db)
+{
+    (void)db;
+}
+
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error)
 {
     pthread_mutex_lock(&db->lock);
