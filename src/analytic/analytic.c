@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define RESULT_BYTES_DEFAULT ((size_t)256 << 20)
+#define THREAD_NEW UINT64_MAX /* running[] of a thread that has not begun */
 
 struct analytic {
     struct pool *pool;
@@ -23,6 +24,8 @@ struct analytic {
     pthread_mutex_t lock; /* the queue */
     pthread_cond_t changed;
     struct analytic_job *first, **last;
+    uint64_t *running; /* per thread: the owner of its job, 0 when idle */
+    int per_owner_max;
     bool closing;
 };
 
@@ -231,22 +234,52 @@ enum err analytic_run(
 
 /* ---- job threads ---- */
 
+static int jobs_of(const struct analytic *a, uint64_t owner)
+{
+    int n = 0;
+    for (int i = 0; i < a->nthreads; i++)
+        n += a->running[i] == owner;
+    return n;
+}
+
+/* Takes the first job whose owner may run another; NULL when there is none now. Under the lock. */
+static struct analytic_job *next_job(struct analytic *a)
+{
+    for (struct analytic_job **at = &a->first; *at != NULL; at = &(*at)->next) {
+        struct analytic_job *job = *at;
+        if (!a->closing && jobs_of(a, job->owner) >= a->per_owner_max)
+            continue;
+        *at = job->next;
+        if (*at == NULL)
+            a->last = at;
+        return job;
+    }
+    return NULL;
+}
+
 static void *job_main(void *arg)
 {
     struct analytic *a = arg;
     pthread_mutex_lock(&a->lock);
+    int self = 0;
+    while (self < a->nthreads && a->running[self] != THREAD_NEW)
+        self++;
+    a->running[self] = 0;
     for (;;) {
-        while (a->first == NULL && !a->closing)
+        struct analytic_job *job = next_job(a);
+        if (job == NULL) {
+            if (a->closing)
+                break;
             pthread_cond_wait(&a->changed, &a->lock);
-        struct analytic_job *job = a->first;
-        if (job == NULL)
-            break;
-        a->first = job->next;
-        if (a->first == NULL)
-            a->last = &a->first;
+            continue;
+        }
+        a->running[self] = job->owner;
         pthread_mutex_unlock(&a->lock);
         job->run(job);
         pthread_mutex_lock(&a->lock);
+        a->running[self] = 0;
+        /* The owner's next job was perhaps passed over by every thread that looked. */
+        pthread_cond_signal(&a->changed);
     }
     pthread_mutex_unlock(&a->lock);
     return NULL;
@@ -283,6 +316,7 @@ void analytic_close(struct analytic *a)
         pool_close(a->pool);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
+    free(a->running);
     free(a->threads);
     free(a);
 }
@@ -298,17 +332,25 @@ enum err analytic_open(const struct analytic_config *cfg, struct analytic **ret,
     pthread_cond_init(&a->changed, NULL);
     int threads = cfg->threads > 0 ? cfg->threads : 1;
     a->threads = calloc((size_t)threads, sizeof *a->threads);
-    enum err e = a->threads == NULL ? err_internal(ec, ERR_NO_MEMORY, "analytic threads") : ERR_OK;
+    a->running = calloc((size_t)threads, sizeof *a->running);
+    a->per_owner_max = cfg->workers_max > 1 ? cfg->workers_max - 1 : 1;
+    enum err e = a->threads == NULL || a->running == NULL
+                     ? err_internal(ec, ERR_NO_MEMORY, "analytic threads")
+                     : ERR_OK;
     if (e == ERR_OK)
         e = pool_open(cfg, &a->pool, ec);
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    for (int error = 0; e == ERR_OK && a->nthreads < threads; a->nthreads += e == ERR_OK) {
-        error = pthread_create(&a->threads[a->nthreads], NULL, job_main, a);
+    pthread_mutex_lock(&a->lock);
+    while (e == ERR_OK && a->nthreads < threads) {
+        int error = pthread_create(&a->threads[a->nthreads], NULL, job_main, a);
         if (error != 0)
             e = err_internal(ec, ERR_UNAVAILABLE, "pthread_create: %s", strerror(error));
+        else
+            a->running[a->nthreads++] = THREAD_NEW;
     }
+    pthread_mutex_unlock(&a->lock);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (e != ERR_OK) {
         analytic_close(a);

@@ -76,10 +76,18 @@ void analytic_close(struct analytic *a);
 enum err analytic_run(
     struct analytic *a, const struct analytic_request *rq, struct rowset *ret, struct errctx *ec) CHECKED;
 
+/* Jobs of one owner never take the last worker: where `workers_max` is above 1, at most one less of them run
+ * at once, and the next in line of another owner goes first. */
 struct analytic_job {
     void (*run)(struct analytic_job *job); /* on a pool thread */
+    uint64_t owner;                        /* analytic_owner() of whom the work is for */
     struct analytic_job *next;             /* private */
 };
+/* Never 0. */
+static inline uint64_t analytic_owner(struct str user_id)
+{
+    return str_hash(user_id) | 1;
+}
 void analytic_submit(struct analytic *a, struct analytic_job *job);
 
 /* Row file: u32 big-endian length + row envelope, repeated. */

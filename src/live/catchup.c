@@ -240,6 +240,8 @@ static enum step_result submit_job(struct catchup *s)
         return CATCHUP_WAIT;
     }
     s->job.run = on_job;
+    s->job.owner =
+        s->sub->feed != NULL ? s->sub->feed->user_no : 1; /* 1: nobody, looked up before there is a feed */
     analytic_submit(s->sub->live->analytic, &s->job);
     return CATCHUP_WAIT;
 }

@@ -196,7 +196,7 @@ static enum err find_target(struct txn *t, const struct conversation *c, int64_t
 enum err txn_message_update(struct txn *txn, struct conversation *c, struct value *values,
     uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec)
 {
-    struct target target;
+    struct target target = {0};
     enum err e = find_target(txn, c, values[MSG_ID].i, expected_seq, ins_seq, cold_epoch, &target, ec);
     if (e != ERR_OK)
         return e;
@@ -231,7 +231,7 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
     uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec)
 {
     int64_t id = values[MSG_ID].i;
-    struct target target;
+    struct target target = {0};
     enum err e = find_target(txn, c, id, expected_seq, ins_seq, cold_epoch, &target, ec);
     if (e != ERR_OK)
         return e;
