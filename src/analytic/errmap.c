@@ -8,7 +8,7 @@ struct report {
 
 static bool contains(struct str s, struct str needle)
 {
-    return needle.len == 0 || (s.len > 0 && memmem(s.ptr, s.len, needle.ptr, needle.len) != NULL);
+    return needle.len == 0 || (s.ptr != NULL && memmem(s.ptr, s.len, needle.ptr, needle.len) != NULL);
 }
 
 /* What stands between the n-th pair of `q` in s (n from 0); ptr NULL when there is no such pair. */

@@ -217,7 +217,7 @@
     GM("avg", "(number) -> double precision", "n", TYPE_AVG1, "avg($D$1$O)$F$W")                             \
     G("min", "(any) -> same", "a", TYPE_ARG1)                                                                \
     G("max", "(any) -> same", "a", TYPE_ARG1)                                                                \
-    X("string_agg", "(text, text) -> text", "tt", T_TEXT, FN_AGGREGATE, NULL, fn_string_agg)                      \
+    X("string_agg", "(text, text) -> text", "tt", T_TEXT, FN_AGGREGATE, NULL, fn_string_agg)                 \
     GM("array_agg", "(any) -> array", "a", TYPE_ARRAY1, "list($D$1$O)$F$W")                                  \
     G("bool_and", "(boolean) -> boolean", "b", T_BOOL)                                                       \
     G("bool_or", "(boolean) -> boolean", "b", T_BOOL)                                                        \

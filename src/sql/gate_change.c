@@ -161,8 +161,7 @@ static enum err assigned_expression(struct gate *g, const PgQuery__ResTarget *r,
             "source for a multiple-column UPDATE item must be a ROW() expression");
     const PgQuery__RowExpr *row = m->source->row_expr;
     if (row->n_args != (size_t)m->ncolumns || m->colno < 1 || m->colno > m->ncolumns)
-        return gate_fail(
-            g, ERR_SYNTAX, row->location, "number of columns does not match number of values");
+        return gate_fail(g, ERR_SYNTAX, row->location, "number of columns does not match number of values");
     *ret = row->args[m->colno - 1];
     return ERR_OK;
 }

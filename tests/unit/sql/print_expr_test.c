@@ -82,15 +82,15 @@ static void like_escapes_by_backslash(void **state)
 static void json_keys_are_never_paths(void **state)
 {
     (void)state;
-    expect_text(
-        "SELECT metadata->'$.a' FROM messages", "SELECT json_extract(\"t0:messages\".\"metadata\", '/$.a') "
-                                                "AS \"?column?\" FROM scan_0 AS \"t0:messages\"");
+    expect_text("SELECT metadata->'$.a' FROM messages",
+        "SELECT json_extract(\"t0:messages\".\"metadata\", '/$.a') "
+        "AS \"?column?\" FROM scan_0 AS \"t0:messages\"");
     expect_text("SELECT metadata->>'a/b~' FROM messages",
         "SELECT json_extract_string(\"t0:messages\".\"metadata\", '/a~1b~0') AS \"?column?\" FROM scan_0 AS "
         "\"t0:messages\"");
-    expect_text(
-        "SELECT metadata->'0' FROM messages", "SELECT json_extract(\"t0:messages\".\"metadata\", '$.\"0\"') "
-                                              "AS \"?column?\" FROM scan_0 AS \"t0:messages\"");
+    expect_text("SELECT metadata->'0' FROM messages",
+        "SELECT json_extract(\"t0:messages\".\"metadata\", '$.\"0\"') "
+        "AS \"?column?\" FROM scan_0 AS \"t0:messages\"");
 }
 
 static void operators_want_matching_types(void **state)
@@ -138,9 +138,9 @@ static void aggregates_keep_their_clauses(void **state)
         "SELECT string_agg(DISTINCT \"t0:messages\".\"content\", ',' ORDER BY \"t0:messages\".\"content\" "
         "ASC NULLS "
         "LAST) FILTER (WHERE true) AS \"string_agg\" FROM scan_0 AS \"t0:messages\"");
-    expect_text(
-        "SELECT sum(length(content)) FROM messages", "SELECT CAST(sum(length(\"t0:messages\".\"content\")) "
-                                                     "AS BIGINT) AS \"sum\" FROM scan_0 AS \"t0:messages\"");
+    expect_text("SELECT sum(length(content)) FROM messages",
+        "SELECT CAST(sum(length(\"t0:messages\".\"content\")) "
+        "AS BIGINT) AS \"sum\" FROM scan_0 AS \"t0:messages\"");
     expect_error("SELECT lower(DISTINCT content) FROM messages", ERR_SYNTAX,
         "DISTINCT specified, but lower is not an aggregate function", "lower");
     expect_error(
