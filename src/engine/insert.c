@@ -95,7 +95,7 @@ static enum err look_up_ids(struct kalamdb_query *q)
         bounds.id_max = id > bounds.id_max ? id : bounds.id_max;
     }
     buf_str(&sql, STR(") LIMIT 1"));
-    struct snapshot *snap;
+    struct snapshot *snap = NULL;
     struct analytic_input input;
     struct rowset found;
     enum err e = sql.failed ? query_no_memory(q, "look-up of ids")

@@ -264,7 +264,7 @@ static enum err take_text(struct kalamdb_query *q, struct kalamdb_str in, struct
 
 static enum err take_param(struct kalamdb_query *q, int n, const struct kalamdb_value *in, struct value *ret)
 {
-    struct str s;
+    struct str s = STR_NULL;
     enum err e = ERR_OK;
     switch (in->type) {
     case KALAMDB_NULL:

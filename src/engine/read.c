@@ -39,7 +39,7 @@ enum err read_set_open(struct kalamdb_query *q, struct arena *arena, struct read
         return query_no_memory(q, "inputs of a statement");
     for (int i = 0; i < st->ntables; i++) {
         const struct stmt_table *t = &st->tables[i];
-        struct snapshot *snap;
+        struct snapshot *snap = NULL;
         enum err e = read_set_snapshot(q, arena, ret, t->owner, &snap);
         if (e == ERR_OK)
             e = snapshot_input(snap, t->schema, &t->bounds, false, &ret->inputs[i], &q->ec);
