@@ -231,7 +231,7 @@ enum live_event_kind live_next(struct live_sub *sub, struct live_event *ret)
                 return pending(ret);
             continue;
         }
-        switch (sub->phase) {
+        switch ((enum phase)atomic_load(&sub->phase)) {
         case PHASE_CATCHUP:
             switch (catchup_step(sub, ret)) {
             case CATCHUP_GIVEN:
