@@ -1,4 +1,4 @@
-"""Closing line of the suite from meson's testlog.json: cases where a test speaks TAP, else tests."""
+"""Closing line of the suite from meson's testlog.json: one count a test program."""
 import json
 import sys
 

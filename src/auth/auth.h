@@ -36,7 +36,5 @@ enum err auth_verify(
 /* A token for `kalamdb token`. Appends to b. */
 enum err auth_mint(const struct auth *a, struct str user_id, enum role role, int64_t now_s, int64_t ttl_s,
     struct buf *b, struct errctx *ec) CHECKED;
-/* Contract section 1: 1–255 bytes of UTF-8 without control characters, not reserved. */
-bool user_id_valid(struct str id);
 
 #endif

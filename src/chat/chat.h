@@ -20,8 +20,6 @@ struct chat_limits {
     size_t content_bytes_max;
 };
 
-/* Contract section 1: 1–255 bytes of UTF-8 without control characters, and not one of the reserved names. */
-bool chat_user_id_valid(struct str id);
 /* Reserved sender (`ai`, `assistant:gpt` …), which a user may use in their own ai conversations? */
 bool chat_sender_is_reserved(struct str from);
 

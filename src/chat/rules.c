@@ -22,28 +22,6 @@ bool chat_sender_is_reserved(struct str from)
     return is_sender_stem(str_n(from.ptr, colon));
 }
 
-static bool has_control(struct str s)
-{
-    for (size_t i = 0; i < s.len; i++) {
-        unsigned char c = (unsigned char)s.ptr[i];
-        if (c < 0x20 || c == 0x7f)
-            return true;
-        /* U+0080 … U+009F, the C1 controls. */
-        if (c == 0xc2 && i + 1 < s.len && (unsigned char)s.ptr[i + 1] < 0xa0)
-            return true;
-    }
-    return false;
-}
-
-bool chat_user_id_valid(struct str id)
-{
-    if (id.ptr == NULL || id.len == 0 || id.len > CHAT_ID_BYTES_MAX || !utf8_valid(id) || has_control(id))
-        return false;
-    if (str_eq(id, STR("shared")) || str_eq(id, STR("deleted_user")))
-        return false;
-    return !is_sender_stem(str_n(id.ptr, str_find(id, ':')));
-}
-
 enum err rule_not_null(const struct schema *schema, int column, struct errctx *ec)
 {
     return err_set(ec, ERR_CONSTRAINT,

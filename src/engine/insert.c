@@ -299,7 +299,7 @@ static void source_step(struct kalamdb_query *q)
 static enum err prepare(struct kalamdb_query *q)
 {
     const struct stmt *st = q->stmt;
-    if (!chat_user_id_valid(st->target_owner))
+    if (!user_id_valid(st->target_owner))
         return err_set(&q->ec, ERR_INVALID_VALUE, "schema \"%.*s\" is not a valid user id",
             (int)utf8_cut(st->target_owner, CHAT_ID_BYTES_MAX), st->target_owner.ptr);
     if (st->target == &schema_conversation_users)

@@ -20,7 +20,7 @@ int kalamdb_code_status(kalamdb_code code)
 
 bool kalamdb_user_id_valid(struct kalamdb_str id)
 {
-    return chat_user_id_valid(engine_str(id));
+    return user_id_valid(engine_str(id));
 }
 
 kalamdb_code engine_error(struct kalamdb_error *ret, const struct errctx *ec)

@@ -305,7 +305,7 @@ static enum err take_param(struct kalamdb_query *q, int n, const struct kalamdb_
 static enum err take_caller(struct kalamdb_query *q, const struct kalamdb_caller *in)
 {
     struct str id = engine_str(in->user_id);
-    if (!chat_user_id_valid(id))
+    if (!user_id_valid(id))
         return err_set(&q->ec, ERR_INVALID_REQUEST, "the caller's user id is not valid");
     q->caller.user_id = arena_str(&q->arena, id);
     q->caller.role = in->role == KALAMDB_ADMIN     ? ROLE_ADMIN

@@ -36,7 +36,7 @@ static enum err check(const struct kalamdb_subscribe *o, struct live_subscribe *
         user = caller;
     if (o->caller.role == KALAMDB_USER && !str_eq(user, caller))
         return err_set(ec, ERR_FORBIDDEN, "another user's changes cannot be followed");
-    if (!chat_user_id_valid(user))
+    if (!user_id_valid(user))
         return err_set(ec, ERR_INVALID_REQUEST, "invalid user id");
     struct str conversation = engine_str(o->conversation_id);
     if (conversation.ptr != NULL && !conversation_id_valid(conversation))

@@ -1,4 +1,5 @@
-/* HTTP over real sockets: routes, bodies, pipelining, limits, disconnects. */
+/* HTTP over real sockets: routes, bodies, pipelining, limits, disconnects. Long: one
+ * case per rule, one server for all. */
 #include "fixture.h"
 #include <setjmp.h>
 #include <signal.h>

@@ -1,4 +1,5 @@
-/* WebSocket and Server-Sent Events over real sockets: authentication, messages, slow readers, ends. */
+/* WebSocket and Server-Sent Events over real sockets: authentication, messages, slow readers, ends.
+ * Long: one case per rule, one server for all. */
 #include "fixture.h"
 #include <setjmp.h>
 #include <signal.h>

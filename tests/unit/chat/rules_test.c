@@ -11,15 +11,15 @@ static void user_ids(void **state)
     static const char *bad[] = {"", "shared", "deleted_user", "ai", "assistant", "system", "tool", "bot",
         "assistant:gpt", "ai:x", "tool:", "a\nb", "a\x7f", "\xc2\x85", "\xff"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
-        assert_true(chat_user_id_valid(str_c(good[i])));
+        assert_true(user_id_valid(str_c(good[i])));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_false(chat_user_id_valid(str_c(bad[i])));
-    assert_false(chat_user_id_valid(STR_NULL));
-    assert_false(chat_user_id_valid(str_n("a\0b", 3)));
+        assert_false(user_id_valid(str_c(bad[i])));
+    assert_false(user_id_valid(STR_NULL));
+    assert_false(user_id_valid(str_n("a\0b", 3)));
     char long_id[256];
     memset(long_id, 'a', sizeof long_id);
-    assert_true(chat_user_id_valid(str_n(long_id, 255)));
-    assert_false(chat_user_id_valid(str_n(long_id, 256)));
+    assert_true(user_id_valid(str_n(long_id, 255)));
+    assert_false(user_id_valid(str_n(long_id, 256)));
 }
 
 static void senders(void **state)

@@ -1,3 +1,5 @@
+/* The few functions of store.h that live uses, over plain memory and under the script's control. Long because
+ * they are all of them: a second file would split one lock. */
 #include "fake_store.h"
 #include <assert.h>
 #include <pthread.h>

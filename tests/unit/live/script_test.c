@@ -1,5 +1,5 @@
 /* Every race between subscribing, committing, reading and closing, written as a script over the fake store.
- */
+ * Long because the scripts are many and share one client; each stands alone. */
 #include "client.h"
 #include "fake_store.h"
 #include "live/catchup.h"

@@ -1,4 +1,5 @@
-/* Rows in the hot tier: what a commit writes, what a snapshot reads. */
+/* Rows in the hot tier: what a commit writes, what a snapshot reads. Long: one case per function of
+ * store.h over one fixture. */
 #include "fixture.h"
 #include "store/internal.h"
 #include <setjmp.h>
