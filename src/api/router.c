@@ -15,13 +15,28 @@ const char *route_label(enum route r)
     return routes[r].label;
 }
 
+/* The path up to a name in braces; the whole label where there is none. */
+static struct str fixed_part(enum route r)
+{
+    struct str label = str_c(routes[r].label);
+    return str_n(label.ptr, str_find(label, '{'));
+}
+
 enum route route_of(struct str path)
 {
     for (int r = ROUTE_NONE + 1; r < ROUTE_COUNT; r++) {
-        if (str_eq(path, str_c(routes[r].label)))
+        struct str fixed = fixed_part((enum route)r);
+        bool open = routes[r].label[fixed.len] == '{';
+        if (open ? path.len > fixed.len && str_starts_with(path, fixed) : str_eq(path, fixed))
             return (enum route)r;
     }
     return str_eq(path, STR("/api/v1/ws")) ? ROUTE_WS : ROUTE_NONE;
+}
+
+struct str route_rest(enum route r, struct str path)
+{
+    size_t n = fixed_part(r).len;
+    return str_n(path.ptr + n, path.len - n);
 }
 
 bool route_allows(enum route r, enum http_method method)
@@ -30,15 +45,24 @@ bool route_allows(enum route r, enum http_method method)
         return (routes[r].methods & ALLOW_GET) != 0;
     if (method == HTTP_M_HEAD)
         return (routes[r].methods & ALLOW_GET) != 0 && r != ROUTE_WS;
+    if (method == HTTP_M_DELETE)
+        return (routes[r].methods & ALLOW_DELETE) != 0;
     return method == HTTP_M_POST && (routes[r].methods & ALLOW_POST) != 0;
 }
 
 struct str route_allow_header(enum route r)
 {
-    if (r == ROUTE_WS)
-        return STR("Allow: GET, OPTIONS\r\n");
-    return (routes[r].methods & ALLOW_GET) != 0 ? STR("Allow: GET, HEAD, OPTIONS\r\n")
-                                                : STR("Allow: POST, OPTIONS\r\n");
+    static const struct str lines[] = {
+        {"Allow: OPTIONS\r\n", 16},
+        {"Allow: GET, HEAD, OPTIONS\r\n", 27},
+        {"Allow: POST, OPTIONS\r\n", 22},
+        {"Allow: GET, HEAD, POST, OPTIONS\r\n", 33},
+        {"Allow: DELETE, OPTIONS\r\n", 24},
+        {"Allow: GET, HEAD, DELETE, OPTIONS\r\n", 35},
+        {"Allow: POST, DELETE, OPTIONS\r\n", 30},
+        {"Allow: GET, HEAD, POST, DELETE, OPTIONS\r\n", 41},
+    };
+    return r == ROUTE_WS ? STR("Allow: GET, OPTIONS\r\n") : lines[routes[r].methods & 7];
 }
 
 static int hex(char c)

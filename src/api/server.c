@@ -70,7 +70,7 @@ static void preflight(struct call *c)
     if (c->worker->server->origins_set &&
         net_header(c->req, STR("access-control-request-method")).ptr != NULL)
         buf_str(&h,
-            STR("Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n"
+            STR("Access-Control-Allow-Methods: GET, HEAD, POST, DELETE, OPTIONS\r\n"
                 "Access-Control-Allow-Headers: Authorization, Content-Type, X-Durability, Last-Event-ID\r\n"
                 "Access-Control-Max-Age: 600\r\n"));
     answer(c, 204, STR_NULL, buf_view(&h));

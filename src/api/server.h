@@ -11,7 +11,8 @@
 /* ---- routes (router.c)
  * ------------------------------------------------------------------------------------------ */
 
-/* X(symbol, methods, label for metrics) */
+/* X(symbol, methods, path; one that ends in a name in braces takes the rest of the path, which is not empty)
+ */
 #define ROUTE_LIST(X)                                                                                        \
     X(ROUTE_NONE, 0, "other")                                                                                \
     X(ROUTE_QUERY, ALLOW_POST, "/api/v1/query")                                                              \
@@ -23,7 +24,7 @@
     X(ROUTE_READYZ, ALLOW_GET, "/readyz")                                                                    \
     X(ROUTE_METRICS, ALLOW_GET, "/metrics")
 
-enum { ALLOW_GET = 1, ALLOW_POST = 2 };
+enum { ALLOW_GET = 1, ALLOW_POST = 2, ALLOW_DELETE = 4 };
 enum route {
 #define X(sym, methods, label) sym,
     ROUTE_LIST(X)
@@ -34,6 +35,8 @@ enum route {
  * raw query string. False: malformed. */
 bool target_split(struct arena *a, struct str target, struct str *ret_path, struct str *ret_query);
 enum route route_of(struct str path);
+/* What stands in the place of the name in braces. */
+struct str route_rest(enum route r, struct str path);
 const char *route_label(enum route r);
 bool route_allows(enum route r, enum http_method method);
 struct str route_allow_header(enum route r); /* "Allow: …\r\n" */

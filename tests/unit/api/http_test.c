@@ -565,7 +565,7 @@ static void cors(void **state)
         "Origin: http://localhost:3000\r\nAccess-Control-Request-Method: POST\r\n", NULL);
     assert_int_equal(r.status, 204);
     assert_header(&r, "Access-Control-Allow-Origin", "http://localhost:3000");
-    assert_header(&r, "Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS");
+    assert_header(&r, "Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE, OPTIONS");
     assert_header(
         &r, "Access-Control-Allow-Headers", "Authorization, Content-Type, X-Durability, Last-Event-ID");
     assert_header(&r, "Vary", "Origin");

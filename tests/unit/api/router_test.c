@@ -22,6 +22,7 @@ static void paths_to_routes(void **state)
     assert_false(route_allows(ROUTE_WS, HTTP_M_HEAD));
     assert_false(route_allows(ROUTE_QUERY, HTTP_M_GET));
     assert_false(route_allows(ROUTE_QUERY, HTTP_M_OTHER));
+    assert_false(route_allows(ROUTE_QUERY, HTTP_M_DELETE));
 }
 
 static void targets(void **state)
