@@ -81,6 +81,8 @@ struct chat_row_change {
     struct value *values;    /* in: the row as read; out: as stored */
     const struct value *set; /* by column of the schema; only the columns in `columns` count */
     bool gone;               /* out: no longer there, or no longer meant */
+    bool counted;            /* a read marker: `count` holds */
+    struct unread_count count;
 };
 struct chat_update {
     struct str owner;
@@ -91,6 +93,7 @@ struct chat_update {
     bool (*still)(void *arg, const struct value *values);
     void *still_arg;
     int64_t changed; /* out */
+    bool need_count; /* out with ERR_RETRY: read again, with `count` of every row */
 };
 /* FORBIDDEN for columns the engine keeps, for messages too. `columns` as in chat_update. */
 enum err chat_update_check_columns(const struct schema *schema, uint64_t columns, struct errctx *ec) CHECKED;

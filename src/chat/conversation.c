@@ -3,8 +3,8 @@
 
 enum err chat_create_check(const struct chat_create *c, struct errctx *ec)
 {
-    static const int kept[] = {
-        CONV_FIRST_MSG_ID, CONV_LAST_MSG_ID, CONV_TOTAL_MESSAGES, CONV_CREATED, CONV_UPDATED};
+    static const int kept[] = {CONV_FIRST_MSG_ID, CONV_LAST_MSG_ID, CONV_TOTAL_MESSAGES, CONV_CREATED,
+        CONV_UPDATED, CONV_READ_MSG_ID, CONV_UNREAD};
     const struct schema *schema = &schema_conversations;
     if (c->from.type != VALUE_NULL) {
         enum err e = rule_sender(c->caller, c->from.s, ec);
@@ -51,6 +51,8 @@ enum err chat_create_apply(struct chat_create *cr, struct txn *txn, struct errct
         v[CONV_TOTAL_MESSAGES] = value_i64(0);
         v[CONV_CREATED] = c.values[CONV_CREATED];
         v[CONV_UPDATED] = c.values[CONV_UPDATED];
+        v[CONV_READ_MSG_ID] = VALUE_OF_NULL;
+        v[CONV_UNREAD] = value_i64(0);
     }
     return e;
 }
@@ -134,6 +136,10 @@ static enum err update_member(struct chat_update *u, struct txn *txn, struct con
         return e;
     merge(u, row->set, values);
     e = keep(row, u->schema, values, u->columns);
+    if (e == ERR_OK && (u->columns & BIT(MEMBER_LAST_READ_MSG_ID)) != 0 &&
+        str_eq(values[MEMBER_USER_ID].s, u->owner))
+        e = txn_conversation_read(
+            txn, c, values[MEMBER_LAST_READ_MSG_ID], row->counted ? &row->count : NULL, &u->need_count, ec);
     if (e == ERR_OK)
         e = txn_member_put(txn, c, values, ec);
     /* Read markers are announced with their conversation (contract section 3). */
@@ -144,6 +150,7 @@ enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx
 {
     uint64_t user_no;
     u->changed = 0;
+    u->need_count = false;
     enum err e = txn_user(txn, u->owner, false, &user_no, ec);
     if (e == ERR_NOT_FOUND)
         return ERR_RETRY; /* rows were read of a user who is gone */

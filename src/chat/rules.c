@@ -144,6 +144,8 @@ enum err rule_make_conversation(struct txn *txn, struct conversation *c, struct 
     c->values[CONV_CREATED] = value_ts(now);
     c->values[CONV_UPDATED] = value_ts(now);
     c->values[CONV_METADATA] = values[CONV_METADATA];
+    c->values[CONV_READ_MSG_ID] = VALUE_OF_NULL;
+    c->values[CONV_UNREAD] = value_i64(0);
     enum err e = txn_conversation_put(txn, c, announce, ec);
     if (e != ERR_OK)
         return e;

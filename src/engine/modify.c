@@ -2,6 +2,7 @@
 #include "engine/coerce.h"
 #include "engine/modify_read.h"
 #include "engine/returning.h"
+#include "engine/unread.h"
 #include <stdlib.h>
 
 #define BIT(column) (UINT64_C(1) << (column))
@@ -230,8 +231,12 @@ static void attempt(struct kalamdb_query *q, size_t visited_max, bool may_block)
     }
     if (e == ERR_OK)
         e = settle(q);
+    if (e == ERR_OK)
+        e = unread_count(q, visited_max, may_block, &verdict);
     if (e != ERR_OK)
         query_finish(q, e);
+    else if (verdict != FAST_DONE)
+        query_to_job(q, attempt_step);
     else
         go(q, may_block);
 }

@@ -167,7 +167,7 @@ static enum err read_matching(
 
 /* ---- what DELETE needs to know beside its rows ---- */
 
-static void quote(struct buf *b, struct str s)
+void modify_quote(struct buf *b, struct str s)
 {
     buf_u8(b, '\'');
     for (size_t i = 0; i < s.len; i++) {
@@ -191,7 +191,7 @@ static void in_conversations(
         if (count++ > 0)
             buf_u8(b, ',');
         last = all[i].conversation_id;
-        quote(b, last);
+        modify_quote(b, last);
     }
     buf_u8(b, ')');
     if (count == 1)

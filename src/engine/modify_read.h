@@ -29,6 +29,8 @@ struct modify {
 
 /* Forgets the attempt before. */
 void modify_clear(struct modify *m);
+/* 'text' with quotes doubled. */
+void modify_quote(struct buf *b, struct str s);
 /* Reads the matching rows and what their change needs. Where that takes a worker, or more than visited_max
  * rows, and `may_block` is false, *ret is not FAST_DONE and the attempt is void. */
 enum err modify_read(

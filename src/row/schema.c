@@ -29,6 +29,8 @@ static const struct column conversation_columns[] = {
     [CONV_CREATED] = COLUMN("created", VALUE_TIMESTAMPTZ, 0),
     [CONV_UPDATED] = COLUMN("updated", VALUE_TIMESTAMPTZ, 0),
     [CONV_METADATA] = COLUMN("metadata", VALUE_JSON, 0),
+    [CONV_READ_MSG_ID] = COLUMN("_read_msg_id", VALUE_BIGINT, COLUMN_HIDDEN),
+    [CONV_UNREAD] = COLUMN("_unread", VALUE_BIGINT, COLUMN_HIDDEN),
 };
 
 static const struct column member_columns[] = {

@@ -54,6 +54,11 @@ enum {
     CONV_CREATED,
     CONV_UPDATED,
     CONV_METADATA,
+    /* The owner's read marker, as in their row of conversation_users, and the messages of others above it: a
+     * counter. Rows written before these columns have NULL in both; such a counter stays NULL, not known,
+     * until the marker is set or the conversation is empty once. */
+    CONV_READ_MSG_ID,
+    CONV_UNREAD,
     CONV_NCOLUMNS
 };
 enum {

@@ -115,6 +115,8 @@ void txn_finish_group(struct txn *t);
 enum err txn_entry(struct txn *t, uint64_t user_no, struct head_entry **ret, struct errctx *ec) CHECKED;
 /* An event, if anybody listens. */
 enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *c, struct errctx *ec) CHECKED;
+/* Does the message count as unread in this conversation of `self`? txn_messages.c */
+bool conversation_unread(const struct conversation *c, const struct value *values, struct str self);
 void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str conversation_id,
     uint32_t conv_no, int64_t hot_floor, bool deleted, const struct value *values);
 

@@ -200,6 +200,17 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
 enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_t cold_first,
     int64_t cold_last, uint64_t cold_epoch, struct errctx *ec) CHECKED;
 
+/* Messages of others above a marker, counted in both tiers of a snapshot. */
+struct unread_count {
+    int64_t unread;
+    uint64_t seq, cold_epoch; /* of the snapshot */
+};
+/* Moves the owner's read marker in *c (NULL: none) and settles the unread counter: by itself where the marker
+ * is at or above the last message, else by `counted` (NULL: not counted yet) and what came since. ERR_RETRY
+ * with *ret_count: count again. Puts nothing. */
+enum err txn_conversation_read(struct txn *txn, struct conversation *c, struct value marker,
+    const struct unread_count *counted, bool *ret_count, struct errctx *ec) CHECKED;
+
 /* Idempotency keys, kept idempotency_retention (31 days). NOT_FOUND when unused. */
 enum err txn_client_id_find(struct txn *txn, uint64_t user_no, uint32_t conv_no, struct str from,
     struct str client_id, int64_t *ret_msg_id, struct errctx *ec) CHECKED;

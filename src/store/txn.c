@@ -342,6 +342,8 @@ enum err txn_conversation_put(struct txn *txn, struct conversation *c, bool anno
         c->values[CONV_UPDATED] = value_ts(txn->now_us);
     if (value_is_null(c->values[CONV_TOTAL_MESSAGES]))
         c->values[CONV_TOTAL_MESSAGES] = value_i64(0);
+    if (c->values[CONV_TOTAL_MESSAGES].i == 0)
+        c->values[CONV_UNREAD] = value_i64(0);
     c->exists = true;
     struct str id = c->values[CONV_ID].s;
     txn_put_conversation_record(txn, c->user_no, id, c->conv_no, c->hot_floor, false, c->values);

@@ -6,7 +6,22 @@
 
 /* ---- counters ----------------------------------------------------------------------------------------- */
 
-static void count_insert(struct conversation *c, const struct value *values, int64_t now_us)
+/* Does it count as unread in the conversation of `self`: written by another, above the marker? */
+bool conversation_unread(const struct conversation *c, const struct value *values, struct str self)
+{
+    const struct value *from = &values[MSG_FROM], *marker = &c->values[CONV_READ_MSG_ID];
+    bool own = !value_is_null(*from) && str_eq(from->s, self);
+    return !own && (value_is_null(*marker) || values[MSG_ID].i > marker->i);
+}
+
+static void count_unread(struct conversation *c, const struct value *values, struct str self, int by)
+{
+    struct value *unread = &c->values[CONV_UNREAD];
+    if (!value_is_null(*unread) && conversation_unread(c, values, self))
+        unread->i += by;
+}
+
+static void count_insert(struct conversation *c, const struct value *values, struct str self, int64_t now_us)
 {
     int64_t id = values[MSG_ID].i;
     struct value *first = &c->values[CONV_FIRST_MSG_ID], *last = &c->values[CONV_LAST_MSG_ID];
@@ -21,6 +36,9 @@ static void count_insert(struct conversation *c, const struct value *values, int
         *last = value_i64(id);
     c->values[CONV_TOTAL_MESSAGES] = value_i64(total + 1);
     c->values[CONV_UPDATED] = value_ts(now_us);
+    if (total == 0)
+        c->values[CONV_UNREAD] = value_i64(0);
+    count_unread(c, values, self, 1);
 }
 
 static void fresh_add(struct head *h, size_t bytes, int64_t now_us)
@@ -117,7 +135,7 @@ enum err txn_message_insert(struct txn *txn, struct conversation *c, struct valu
     enum err e = txn_entry(txn, c->user_no, &entry, ec);
     if (e != ERR_OK)
         return e;
-    count_insert(c, values, txn->now_us);
+    count_insert(c, values, head_user_id(&entry->head), txn->now_us);
     e = txn_conversation_put(txn, c, false, ec); /* gives conv_no */
     if (e != ERR_OK)
         return e;
@@ -236,6 +254,7 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
     if (e != ERR_OK)
         return e;
     c->values[CONV_TOTAL_MESSAGES].i -= c->values[CONV_TOTAL_MESSAGES].i > 0;
+    count_unread(c, values, head_user_id(target.head), -1);
     c->values[CONV_UPDATED] = value_ts(txn->now_us);
     e = txn_conversation_put(txn, c, false, ec);
     if (e != ERR_OK)

@@ -164,9 +164,21 @@ static void titles_and_read_markers(void **state)
         .columns = UINT64_C(1) << MEMBER_LAST_READ_MSG_ID,
         .nrows = 1,
         .rows = &row};
+    /* Below the last message: the caller counts what is unread, as of some number. */
+    assert_int_equal(run_update(&u), ERR_RETRY);
+    assert_true(u.need_count);
+    row.counted = true;
+    row.count = (struct unread_count){.unread = 0, .seq = seq_of("alice")};
+    said("c1", "y"); /* since then; alice's own */
+    struct chat_append a;
+    assert_int_equal(
+        say(&alice, "alice", 2, (struct say[]){{"c1", "z", "assistant"}, {"c2", "z", "tool"}}, &a), ERR_OK);
     assert_int_equal(run_update(&u), ERR_OK);
     assert_int_equal(u.changed, 1);
     assert_int_equal(member[MEMBER_LAST_READ_MSG_ID].i, 5);
+    assert_true(conversation_of("alice", "c1", v));
+    assert_int_equal(v[CONV_UNREAD].i, 1);
+    assert_int_equal(v[CONV_READ_MSG_ID].i, 5);
     u.columns = UINT64_C(1) << MEMBER_ROLE;
     assert_int_equal(run_update(&u), ERR_FORBIDDEN);
 }
