@@ -56,7 +56,10 @@ struct kalamdb_options {
     size_t max_result_rows;
     size_t max_sql_bytes;
     size_t max_content_bytes;
-    size_t max_changed_rows; /* rows one UPDATE or DELETE may change */
+    size_t large_content_bytes;    /* content of so many bytes or more becomes a file */
+    uint64_t max_media_bytes;      /* of one upload */
+    uint64_t max_user_media_bytes; /* of all media that a user has uploaded and that is still there; 0: any */
+    size_t max_changed_rows;       /* rows one UPDATE or DELETE may change */
     int consolidate_rows;
     int64_t consolidate_interval_ms; /* 0: never by itself */
     int consolidate_min_rows;

@@ -17,6 +17,70 @@ void kalamdb_consolidate(struct kalamdb *db, struct kalamdb_str user_id, kalamdb
  * moments. For a host whose time to shut down is up; kalamdb_close does it too. */
 void kalamdb_stop_consolidation(struct kalamdb *db);
 
+/* Proves the counts of references to files against the rows of both tiers, repairs what differs, and sets
+ * aside files that nobody names. Does not block; `done` from an engine thread. */
+struct kalamdb_sweep_counts {
+    uint64_t users, blobs, refs;            /* looked at */
+    uint64_t refs_repaired, blobs_repaired; /* counts that were wrong */
+    uint64_t blobs_missing;                 /* rows name a file that is not there */
+    uint64_t files_set_aside, uploads_removed;
+};
+void kalamdb_sweep(struct kalamdb *db,
+    void (*done)(void *arg, const struct kalamdb_sweep_counts *counts, const struct kalamdb_error *error),
+    void *arg);
+
+/* ---- content ---- */
+
+/* A file that a row names, for whoever holds such a row (a user: one of their own rows; a service or admin:
+ * any). The descriptor is the caller's and stays good when the file is deleted meanwhile. NOT_FOUND: no such
+ * file, or no row of the caller's. `ref` is compared raw. Quick: a few look-ups in memory. */
+struct kalamdb_content {
+    int fd;
+    uint64_t size;
+    char content_type[96]; /* "text/plain; charset=utf-8", "image/png" … */
+    char sha256[65];       /* hex: a strong ETag */
+};
+kalamdb_code kalamdb_content_open(struct kalamdb *db, struct kalamdb_caller caller, struct kalamdb_str ref,
+    struct kalamdb_content *ret, struct kalamdb_error *error);
+
+/* Storing media: begin, write each piece as it comes, finish with the message. One thread at a time; begin
+ * and write do not wait for anything but the page cache. `owner` is whose tables get the message (ptr NULL:
+ * the caller's; another's with role user is FORBIDDEN). */
+struct kalamdb_upload;
+kalamdb_code kalamdb_upload_begin(struct kalamdb *db, struct kalamdb_caller caller, struct kalamdb_str owner,
+    struct kalamdb_upload **ret, struct kalamdb_error *error);
+/* TOO_LARGE above max_media_bytes or the owner's max_user_media_bytes; UNAVAILABLE when the disk is full.
+ * After an error only abort is allowed. */
+kalamdb_code kalamdb_upload_write(
+    struct kalamdb_upload *u, const void *bytes, size_t n, struct kalamdb_error *error);
+uint64_t kalamdb_upload_bytes(const struct kalamdb_upload *u);
+
+struct kalamdb_upload_message {
+    struct kalamdb_str conversation_id;
+    struct kalamdb_str conversation_type; /* ptr NULL: not given */
+    struct kalamdb_str from;              /* ptr NULL: the caller */
+    struct kalamdb_str content;           /* the caption; ptr NULL: '' */
+    struct kalamdb_str metadata;          /* a JSON object, which gains "media"; ptr NULL: none */
+    struct kalamdb_str client_msg_id;     /* ptr NULL: none */
+    enum kalamdb_durability durability;
+};
+struct kalamdb_uploaded {
+    int64_t msg_id;
+    bool inserted; /* false: a retry by client_msg_id; what was uploaded now is gone, the rest describes the
+                      first one */
+    struct kalamdb_str content_ref; /* lives until `done` returns */
+    uint64_t size;
+    char content_type[96], sha256[65];
+    uint32_t width, height; /* of images whose header tells; else 0 */
+};
+/* Never blocks; takes u, whatever comes. `done` is called exactly once, from an engine thread or before this
+ * returns, with NULL and the error when it failed; the message's strings are copied. */
+void kalamdb_upload_finish(struct kalamdb_upload *u, const struct kalamdb_upload_message *message,
+    void (*done)(void *arg, const struct kalamdb_uploaded *uploaded, const struct kalamdb_error *error),
+    void *arg);
+/* Instead of finish: nothing remains. NULL allowed. */
+void kalamdb_upload_abort(struct kalamdb_upload *u);
+
 /* OK, or UNAVAILABLE with the reason while writes are refused. */
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error);
 

@@ -75,8 +75,8 @@ enum err chat_messages_update(struct chat_change *ch, struct txn *txn, struct er
         struct chat_row *row = &ch->rows[i];
         e = changing_load(ch, txn, user_no, all, row->conversation, ec);
         if (e == ERR_OK)
-            e = txn_message_update(
-                txn, &all[row->conversation].c, row->values, row->seq, row->ins_seq, ch->cold_epoch, ec);
+            e = txn_message_update(txn, &all[row->conversation].c, row->values, row->seq, row->ins_seq,
+                ch->cold_epoch, row->ref_read, ec);
     }
     return e;
 }

@@ -109,8 +109,10 @@ enum err chat_members_delete(size_t n, struct errctx *ec) CHECKED;
 struct chat_row {
     struct value *values; /* all columns of schema_messages: as read (delete), with the changes made (update).
                              After an update's ERR_OK, with the new _seq. */
-    uint64_t seq, ins_seq; /* as read */
-    uint32_t conversation; /* index into chat_change.conversations */
+    uint64_t seq, ins_seq;   /* as read */
+    uint32_t conversation;   /* index into chat_change.conversations */
+    struct str ref_read;     /* content_ref as read; ptr NULL: none */
+    struct blob_file *spill; /* update: where the new content went, placed; owned by the caller */
 };
 /* A conversation that loses rows, with live rows of the snapshot that stay: its lowest and highest known (0:
  * none). */

@@ -15,6 +15,9 @@ static void engine_options(const struct config *c, struct kalamdb_options *o)
     o->max_result_rows = (size_t)c->max_result_rows;
     o->max_sql_bytes = (size_t)c->max_sql_bytes;
     o->max_content_bytes = (size_t)c->max_content_bytes;
+    o->large_content_bytes = (size_t)c->large_content_bytes;
+    o->max_media_bytes = (uint64_t)c->max_media_bytes;
+    o->max_user_media_bytes = (uint64_t)c->max_user_media_bytes;
     o->max_changed_rows = (size_t)c->max_changed_rows;
     o->consolidate_rows = (int)c->consolidate_rows;
     o->consolidate_interval_ms = c->consolidate_interval_ms;

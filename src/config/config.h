@@ -25,6 +25,11 @@
     X(INT, max_body_bytes, 10485760, 1024, 1073741824, "HTTP request body")                                  \
     X(INT, max_sql_bytes, 1048576, 1024, 104857600, "SQL text")                                              \
     X(INT, max_content_bytes, 1048576, 1, 104857600, "content of one message")                               \
+    X(INT, large_content_bytes, 102400, 1024, 104857600,                                                     \
+        "content of so many bytes or more becomes a file; rows keep its first 1,024 bytes")                  \
+    X(INT, max_media_bytes, 52428800, 1, 1099511627776, "one uploaded file")                                 \
+    X(INT, max_user_media_bytes, 10737418240, 0, 1125899906842624,                                           \
+        "all media that a user has uploaded and that is still there; 0: any")                                \
     X(INT, max_changed_rows, 1000000, 1, 100000000, "rows one UPDATE or DELETE may change")                  \
     X(INT, max_connections, 18000, 1, 10000000, "open connections")                                          \
     X(INT, max_subscriptions, 100, 1, 1000000, "subscriptions of one connection")                            \

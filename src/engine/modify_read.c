@@ -25,6 +25,7 @@ struct collect {
     struct chat_row **rows;
     size_t *nrows, *cap_rows;
     int ncolumns;
+    bool messages;
     uint32_t conversation;
 };
 
@@ -42,7 +43,10 @@ static enum err collect_add(struct collect *c, struct value *values, uint64_t se
         *c->rows = p;
         *c->cap_rows = cap;
     }
-    (*c->rows)[(*c->nrows)++] = (struct chat_row){values, seq, ins_seq, c->conversation};
+    (*c->rows)[(*c->nrows)++] =
+        (struct chat_row){.values = values, .seq = seq, .ins_seq = ins_seq, .conversation = c->conversation};
+    if (c->messages && !value_is_null(values[MSG_CONTENT_REF]))
+        (*c->rows)[*c->nrows - 1].ref_read = values[MSG_CONTENT_REF].s;
     return ERR_OK;
 }
 
@@ -97,7 +101,8 @@ static struct collect collect_rows(struct kalamdb_query *q)
         .rows = &m->rows,
         .nrows = &m->nrows,
         .cap_rows = &m->cap_rows,
-        .ncolumns = q->stmt->target->ncolumns};
+        .ncolumns = q->stmt->target->ncolumns,
+        .messages = q->stmt->target == &schema_messages};
 }
 
 static struct collect collect_messages(struct kalamdb_query *q)
@@ -107,7 +112,8 @@ static struct collect collect_messages(struct kalamdb_query *q)
         .rows = &m->messages,
         .nrows = &m->nmessages,
         .cap_rows = &m->cap_messages,
-        .ncolumns = MSG_NCOLUMNS};
+        .ncolumns = MSG_NCOLUMNS,
+        .messages = true};
 }
 
 static enum err read_matching_worker(struct kalamdb_query *q)

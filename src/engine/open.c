@@ -57,6 +57,9 @@ void kalamdb_options_default(struct kalamdb_options *ret)
         .max_result_rows = 10000,
         .max_sql_bytes = (size_t)1 << 20,
         .max_content_bytes = (size_t)1 << 20,
+        .large_content_bytes = 102400,
+        .max_media_bytes = (uint64_t)50 << 20,
+        .max_user_media_bytes = (uint64_t)10 << 30,
         .max_changed_rows = 1000000,
         .consolidate_rows = 10000,
         .consolidate_interval_ms = 300000,
@@ -73,19 +76,21 @@ void kalamdb_options_default(struct kalamdb_options *ret)
 
 static enum err check_options(const struct kalamdb_options *o, struct errctx *ec)
 {
-    const char *bad = o->data_dir == NULL || o->data_dir[0] == 0 ? "data_dir"
-                      : o->async_window_ms < 1                   ? "async_window_ms"
-                      : o->query_timeout_ms < 1                  ? "query_timeout_ms"
-                      : o->max_result_rows < 1                   ? "max_result_rows"
-                      : o->max_sql_bytes < 1                     ? "max_sql_bytes"
-                      : o->max_content_bytes < 1                 ? "max_content_bytes"
-                      : o->max_changed_rows < 1                  ? "max_changed_rows"
-                      : o->consolidate_rows < 1                  ? "consolidate_rows"
-                      : o->consolidate_min_rows < 1              ? "consolidate_min_rows"
-                      : o->hot_tail_rows < 0                     ? "hot_tail_rows"
-                      : o->tombstone_retention_s < 1             ? "tombstone_retention_s"
-                      : o->workers < 1                           ? "workers"
-                                                                 : NULL;
+    const char *bad = o->data_dir == NULL || o->data_dir[0] == 0    ? "data_dir"
+                      : o->async_window_ms < 1                      ? "async_window_ms"
+                      : o->query_timeout_ms < 1                     ? "query_timeout_ms"
+                      : o->max_result_rows < 1                      ? "max_result_rows"
+                      : o->max_sql_bytes < 1                        ? "max_sql_bytes"
+                      : o->max_content_bytes < 1                    ? "max_content_bytes"
+                      : o->large_content_bytes < BLOB_PREVIEW_BYTES ? "large_content_bytes"
+                      : o->max_media_bytes < 1                      ? "max_media_bytes"
+                      : o->max_changed_rows < 1                     ? "max_changed_rows"
+                      : o->consolidate_rows < 1                     ? "consolidate_rows"
+                      : o->consolidate_min_rows < 1                 ? "consolidate_min_rows"
+                      : o->hot_tail_rows < 0                        ? "hot_tail_rows"
+                      : o->tombstone_retention_s < 1                ? "tombstone_retention_s"
+                      : o->workers < 1                              ? "workers"
+                                                                    : NULL;
     return bad == NULL ? ERR_OK : err_set(ec, ERR_INVALID_REQUEST, "option %s is out of range", bad);
 }
 

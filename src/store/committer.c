@@ -257,6 +257,7 @@ static void fail(struct committer *c, const struct errctx *why)
     c->recover_after_us = os_monotonic_us(c->store->os) + RECOVER_INTERVAL_US;
     heads_clear(&c->txn.heads);
     pending_clear(&c->txn.pending);
+    buf_clear(&c->txn.buried); /* what is on disk tells, the sweep asks it */
     c->txn.inserted = c->txn.updated = c->txn.deleted = 0;
     atomic_store(&c->store->failed, true);
 }
@@ -289,6 +290,7 @@ static void publish(struct committer *c)
     pthread_mutex_lock(&c->listener_lock);
     pending_publish(&c->txn.pending, &c->listener);
     pthread_mutex_unlock(&c->listener_lock);
+    txn_bury(&c->txn); /* durable now: a crash would not bring the rows back */
 }
 
 static void run_group(struct committer *c, struct commit_op *ops)
@@ -399,6 +401,7 @@ static void committer_free(struct committer *c)
     arena_release(&t->pending.arena);
     free(t->pending.items);
     buf_release(&t->scratch);
+    buf_release(&t->buried);
     pthread_mutex_destroy(&c->queue.lock);
     pthread_mutex_destroy(&c->listener_lock);
     pthread_cond_destroy(&c->queue.wake);

@@ -98,6 +98,8 @@ struct txn {
     struct catalog_state catalog, catalog_saved, catalog_written;
     struct pending pending;
     size_t pending_saved;
+    struct buf buried; /* content_refs without rows, to be buried when durable */
+    size_t buried_saved;
     struct arena arena; /* of the current op */
     struct buf scratch;
     int64_t now_us;
@@ -113,6 +115,8 @@ void txn_undo_op(struct txn *t);
 void txn_finish_group(struct txn *t);
 /* What every writing function needs: the entry of the user, touched. */
 enum err txn_entry(struct txn *t, uint64_t user_no, struct head_entry **ret, struct errctx *ec) CHECKED;
+/* blob.c: buries what lost its last row; the group is durable. */
+void txn_bury(struct txn *t);
 /* An event, if anybody listens. */
 enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *c, struct errctx *ec) CHECKED;
 /* Does the message count as unread in this conversation of `self`? txn_messages.c */

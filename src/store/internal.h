@@ -131,6 +131,7 @@ struct snapshot {
     struct snapshot *prev, *next; /* snaps.lock */
     uint64_t generation;
     const rocksdb_snapshot_t *rocks; /* NULL once stale */
+    bool borrowed;                   /* `rocks` is a view's, which closes later */
     rocksdb_readoptions_t *options;  /* reads at `rocks`; NULL once stale */
     struct hot_iter *iters;
     struct pin pin;
@@ -152,6 +153,14 @@ enum err snapshot_conversation_record(struct snapshot *snap, struct str conversa
 /* The same view by number, for upkeep. NOT_FOUND: no such user. */
 enum err snapshot_open_no(
     struct store *s, uint64_t user_no, struct snapshot **ret, struct errctx *ec) CHECKED;
+/* The moment of another snapshot, which stays open for longer; by id, or by number when that is not 0. */
+enum err snapshot_open_at(const struct snapshot *within, struct str user_id, uint64_t user_no,
+    struct snapshot **ret, struct errctx *ec) CHECKED;
+/* view.c: every key with the prefix, in order; fn runs without a lock, its bytes live until it returns. An
+ * error of fn ends the scan. */
+typedef enum err scan_fn(void *arg, struct str key, struct str value, struct errctx *ec);
+enum err snapshot_scan(
+    struct snapshot *snap, const struct key *prefix, scan_fn *fn, void *arg, struct errctx *ec) CHECKED;
 /* snapshot.c, for recovery: takes away what open snapshots hold of the database (db_lock write-held). */
 void snapshots_make_stale(struct store *s);
 /* The cache of decoded manifests. get: with a reference, NULL when not there. put takes a reference of its
@@ -197,6 +206,18 @@ enum err txn_tombstone_release(struct txn *txn, uint64_t user_no, int64_t msg_id
     bool *ret_done, struct errctx *ec) CHECKED;
 /* Submits and waits for durability (SYNC). Not on the committer. */
 enum err store_commit_wait(struct store *s, struct commit_op *op, struct errctx *ec) CHECKED;
+
+/* ---- blobs: blob.c ------------------------------------------------------------------------------------- */
+
+void blob_record_encode(struct buf *b, struct str content_ref, const struct blob *blob);
+enum err blob_record_decode(struct str bytes, struct str *ret_ref, struct blob *ret) CHECKED;
+/* Value of SPACE_REFS. */
+enum err ref_entry_get(struct str value, uint32_t *ret_rows, struct str *ret_ref) CHECKED;
+/* NUL-terminated. */
+void store_blob_path(const struct store *s, struct str content_ref, struct buf *ret);
+/* What the sweeper found to be wrong. */
+enum err txn_ref_repair(struct txn *txn, uint64_t user_no, struct str content_ref, int64_t user_delta,
+    int64_t total_delta, struct errctx *ec) CHECKED;
 
 /* ---- what the hot half asks of the cold half ---------------------------------------------------------- */
 

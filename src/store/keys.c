@@ -2,7 +2,7 @@
 #include "os/os.h"
 #include <stdlib.h>
 
-enum { CLIENT_HASH_BYTES = 16 };
+enum { CLIENT_HASH_BYTES = 16, REF_HASH_BYTES = 16 };
 
 static void add(struct key *k, const void *p, size_t n)
 {
@@ -101,6 +101,15 @@ struct key key_client_id(uint64_t user_no, uint32_t conv_no, struct str from, st
     sha256(str_n((const char *)parts, sizeof parts), hash);
     struct key k = prefix_of(user_no, SPACE_CLIENT_IDS);
     add(&k, hash, CLIENT_HASH_BYTES);
+    return k;
+}
+
+struct key key_ref(uint64_t user_no, enum key_space space, struct str content_ref)
+{
+    uint8_t hash[32];
+    sha256(content_ref, hash);
+    struct key k = prefix_of(user_no, space);
+    add(&k, hash, REF_HASH_BYTES);
     return k;
 }
 

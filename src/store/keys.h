@@ -12,9 +12,12 @@
  *   MEMBERS               conv_no u32 | member id           row envelope
  *   CLIENT_IDS            16 bytes of a hash                msg_id u64 | time in µs u64
  *   MANIFEST                                                manifest record (manifest.h)
+ *   REFS                  16 bytes of a hash of content_ref u32 rows of this user that name it | content_ref
+ *   QUOTA                                                   u64 bytes of media that count against the user
  *
  * User 0 is the catalog: CATALOG_FORMAT (u32 version), CATALOG_STATE (highest msg_id, next user_no …),
- * CATALOG_USERS (user id → user_no). Pure functions, any thread. */
+ * CATALOG_USERS (user id → user_no), CATALOG_BLOBS (16 bytes of a hash of content_ref → blob record, blob.c).
+ * Pure functions, any thread. */
 #ifndef KALAMDB_STORE_KEYS_H
 #define KALAMDB_STORE_KEYS_H
 
@@ -35,9 +38,12 @@ enum key_space {
     SPACE_MEMBERS = 7,
     SPACE_CLIENT_IDS = 8,
     SPACE_MANIFEST = 9,
+    SPACE_REFS = 14,
+    SPACE_QUOTA = 15,
     CATALOG_FORMAT = 100,
     CATALOG_STATE = 101,
-    CATALOG_USERS = 102
+    CATALOG_USERS = 102,
+    CATALOG_BLOBS = 104
 };
 
 struct key {
@@ -64,6 +70,8 @@ struct key key_member(uint64_t user_no, uint32_t conv_no, struct str member);
 /* MEMBERS up to the conversation. */
 struct key key_members_of(uint64_t user_no, uint32_t conv_no);
 struct key key_client_id(uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id);
+/* REFS or CATALOG_BLOBS. */
+struct key key_ref(uint64_t user_no, enum key_space space, struct str content_ref);
 /* The smallest key after everything that starts with k. */
 struct key key_after(const struct key *k);
 

@@ -124,11 +124,13 @@ static enum err read_user(struct snapshot *snap, struct str user_id, struct errc
     return read_head(snap, ec);
 }
 
-static void enter(struct snapshot *snap)
+/* `within`: borrows its moment. */
+static void enter(struct snapshot *snap, const struct snapshot *within)
 {
     struct store *s = snap->store;
     snap->generation = s->generation;
-    snap->rocks = rocksdb_create_snapshot(s->db);
+    snap->borrowed = within != NULL;
+    snap->rocks = within != NULL ? within->rocks : rocksdb_create_snapshot(s->db);
     snap->options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_snapshot(snap->options, snap->rocks);
     pthread_mutex_lock(&s->snaps.lock);
@@ -141,8 +143,8 @@ static void enter(struct snapshot *snap)
 
 /* … to here. */
 
-static enum err open_with(
-    struct store *s, struct str user_id, uint64_t user_no, struct snapshot **ret, struct errctx *ec)
+static enum err open_with(struct store *s, const struct snapshot *within, struct str user_id,
+    uint64_t user_no, struct snapshot **ret, struct errctx *ec)
 {
     struct snapshot *snap = calloc(1, sizeof *snap);
     if (snap == NULL)
@@ -152,16 +154,16 @@ static enum err open_with(
     pin_enter(&s->pins, &snap->pin); /* before the snapshot: a file buried in between must find the pin */
     pthread_rwlock_rdlock(&s->db_lock);
     enum err e = ERR_OK;
-    if (s->db == NULL) {
+    if (s->db == NULL || (within != NULL && within->rocks == NULL)) {
         e = unavailable(ec);
     } else {
-        enter(snap);
+        enter(snap, within);
         snap->user_no = user_no;
         e = user_no != 0 ? read_head(snap, ec) : read_user(snap, user_id, ec);
     }
     pthread_rwlock_unlock(&s->db_lock);
-    if (e == ERR_NOT_FOUND && user_no == 0) {
-        snap->user_no = 0;
+    if (e == ERR_NOT_FOUND && (user_no == 0 || within != NULL)) {
+        snap->user_no = user_no; /* a group's partition has no head */
         e = ERR_OK;
     }
     if (e != ERR_OK) {
@@ -174,12 +176,18 @@ static enum err open_with(
 
 enum err snapshot_open(struct store *s, struct str user_id, struct snapshot **ret, struct errctx *ec)
 {
-    return open_with(s, user_id, 0, ret, ec);
+    return open_with(s, NULL, user_id, 0, ret, ec);
+}
+
+enum err snapshot_open_at(const struct snapshot *within, struct str user_id, uint64_t user_no,
+    struct snapshot **ret, struct errctx *ec)
+{
+    return open_with(within->store, within, user_id, user_no, ret, ec);
 }
 
 enum err snapshot_open_no(struct store *s, uint64_t user_no, struct snapshot **ret, struct errctx *ec)
 {
-    return open_with(s, STR_NULL, user_no, ret, ec);
+    return open_with(s, NULL, STR_NULL, user_no, ret, ec);
 }
 
 void snapshot_close(struct snapshot *snap)
@@ -192,7 +200,8 @@ void snapshot_close(struct snapshot *snap)
         hot_iter_close(snap->iters);
     pthread_rwlock_rdlock(&s->db_lock);
     if (snap->rocks != NULL) {
-        rocksdb_release_snapshot(s->db, snap->rocks);
+        if (!snap->borrowed)
+            rocksdb_release_snapshot(s->db, snap->rocks);
         rocksdb_readoptions_destroy(snap->options);
     }
     if (snap->generation != 0) { /* entered */
@@ -219,7 +228,8 @@ void snapshots_make_stale(struct store *s)
         if (snap->rocks == NULL)
             continue;
         hot_iter_make_stale(snap->iters);
-        rocksdb_release_snapshot(s->db, snap->rocks);
+        if (!snap->borrowed)
+            rocksdb_release_snapshot(s->db, snap->rocks);
         rocksdb_readoptions_destroy(snap->options);
         snap->rocks = NULL;
         snap->options = NULL;

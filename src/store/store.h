@@ -18,6 +18,7 @@
 #include "base/hist.h"
 #include "os/os.h"
 #include "row/row.h"
+#include "store/blob.h"
 
 enum durability { DURABILITY_DEFAULT, DURABILITY_SYNC, DURABILITY_ASYNC };
 
@@ -189,9 +190,11 @@ enum err txn_message_insert(
     struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec) CHECKED;
 /* Replaces or deletes a row that the caller read at `expected_seq` under a snapshot with `cold_epoch`:
  * ERR_RETRY when it has changed since, or moved between tiers in a way that cannot be told apart. `values` =
- * all columns of the row as read, with the changes. Counters follow. */
+ * all columns of the row as read, with the changes; `ref_read` its content_ref as read (ptr NULL: none),
+ * which counts where the row is not hot. Counters and refs follow. */
 enum err txn_message_update(struct txn *txn, struct conversation *c, struct value *values,
-    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec) CHECKED;
+    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct str ref_read,
+    struct errctx *ec) CHECKED;
 enum err txn_message_delete(struct txn *txn, struct conversation *c, const struct value *values,
     uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec) CHECKED;
 /* After deletions: recomputes first/last_msg_id from the hot rows and the cold candidates (0: none), which

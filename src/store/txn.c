@@ -40,6 +40,7 @@ void txn_begin_op(struct txn *t)
     heads_begin_op(&t->heads);
     t->catalog_saved = t->catalog;
     t->pending_saved = t->pending.count;
+    t->buried_saved = t->buried.len;
     t->inserted_saved = t->inserted;
     t->updated_saved = t->updated;
     t->deleted_saved = t->deleted;
@@ -54,6 +55,8 @@ void txn_undo_op(struct txn *t)
     t->catalog = t->catalog_saved;
     t->catalog.ids = ids;
     t->pending.count = t->pending_saved;
+    t->buried.len = t->buried_saved;
+    t->buried.failed = false;
     t->inserted = t->inserted_saved;
     t->updated = t->updated_saved;
     t->deleted = t->deleted_saved;

@@ -129,6 +129,17 @@ static enum err put_row(struct txn *t, const struct conversation *c, struct row_
     return note_put(t, &k, ec);
 }
 
+/* A row that named `before` (ptr NULL: nothing) now names `now`. Uses the scratch buffer. */
+static enum err count_refs(
+    struct txn *t, uint64_t user_no, struct str before, struct value now, struct errctx *ec)
+{
+    bool names = !value_is_null(now);
+    if (before.ptr != NULL && names && str_eq(before, now.s))
+        return ERR_OK;
+    enum err e = names ? txn_ref(t, user_no, now.s, +1, ec) : ERR_OK;
+    return e == ERR_OK && before.ptr != NULL ? txn_ref(t, user_no, before, -1, ec) : e;
+}
+
 enum err txn_message_insert(struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec)
 {
     struct head_entry *entry;
@@ -151,8 +162,8 @@ enum err txn_message_insert(struct txn *txn, struct conversation *c, struct valu
     fresh_add(h, txn->scratch.len, txn->now_us);
     txn->catalog.rows_hot++;
     txn->inserted++;
-    return announce_row(
-        txn, CHANGE_INSERT, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+    e = announce_row(txn, CHANGE_INSERT, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+    return e == ERR_OK ? count_refs(txn, c->user_no, STR_NULL, values[MSG_CONTENT_REF], ec) : e;
 }
 
 /* ---- changing a row that was read earlier ------------------------------------------------------------- */
@@ -162,6 +173,7 @@ struct target {
     bool hot;
     struct row_meta meta; /* as it stands now */
     size_t bytes;         /* of the hot envelope */
+    struct str ref;       /* content_ref of the hot row; ptr NULL: none */
     bool fresh;           /* in no file */
 };
 
@@ -185,8 +197,10 @@ static enum err find_target(struct txn *t, const struct conversation *c, int64_t
     if (e == ERR_OK) {
         target.hot = true;
         target.bytes = row.len;
-        if (row_decode_meta(row, &target.meta) != ERR_OK)
+        struct value values[MSG_NCOLUMNS];
+        if (row_decode(row, &schema_messages, &target.meta, values) != ERR_OK)
             return err_internal(ec, ERR_CORRUPT, "a message row is damaged");
+        target.ref = value_is_null(values[MSG_CONTENT_REF]) ? STR_NULL : values[MSG_CONTENT_REF].s;
         if (target.meta.seq != expected_seq)
             return err_set(ec, ERR_RETRY, "the row has changed");
     } else {
@@ -212,7 +226,7 @@ static enum err find_target(struct txn *t, const struct conversation *c, int64_t
 }
 
 enum err txn_message_update(struct txn *txn, struct conversation *c, struct value *values,
-    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct errctx *ec)
+    uint64_t expected_seq, uint64_t ins_seq, uint64_t cold_epoch, struct str ref_read, struct errctx *ec)
 {
     struct target target = {0};
     enum err e = find_target(txn, c, values[MSG_ID].i, expected_seq, ins_seq, cold_epoch, &target, ec);
@@ -241,8 +255,9 @@ enum err txn_message_update(struct txn *txn, struct conversation *c, struct valu
     else
         h->overlays++;
     txn->updated++;
-    return announce_row(
-        txn, CHANGE_UPDATE, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+    e = announce_row(txn, CHANGE_UPDATE, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+    struct str before = target.hot ? target.ref : ref_read;
+    return e == ERR_OK ? count_refs(txn, c->user_no, before, values[MSG_CONTENT_REF], ec) : e;
 }
 
 enum err txn_message_delete(struct txn *txn, struct conversation *c, const struct value *values,
@@ -289,8 +304,10 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
     else
         h->overlays++;
     txn->deleted++;
-    return announce_row(
-        txn, CHANGE_DELETE, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+    e = announce_row(txn, CHANGE_DELETE, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
+    struct value read = values[MSG_CONTENT_REF];
+    struct str before = target.hot ? target.ref : value_is_null(read) ? STR_NULL : read.s;
+    return e == ERR_OK ? count_refs(txn, c->user_no, before, VALUE_OF_NULL, ec) : e;
 }
 
 /* ---- first and last ids after deletions --------------------------------------------------------------- */

@@ -140,7 +140,7 @@ static enum err apply_change(struct txn *txn, void *arg, struct errctx *ec)
     row_values(a->c, r, v);
     if (a->content != NULL) {
         v[MSG_CONTENT] = value_text(str_c(a->content));
-        e = txn_message_update(txn, &conv, v, r->seq, r->ins_seq, a->epoch, ec);
+        e = txn_message_update(txn, &conv, v, r->seq, r->ins_seq, a->epoch, STR_NULL, ec);
         r->seq = (uint64_t)v[MSG_SEQ].i;
         return e;
     }

@@ -195,7 +195,7 @@ static enum err edit_message(struct txn *txn, void *arg, struct errctx *ec)
     if (edit->content != NULL) {
         edit->values[MSG_CONTENT] = value_text(str_c(edit->content));
         return txn_message_update(
-            txn, &c, edit->values, edit->meta.seq, edit->meta.ins_seq, edit->cold_epoch, ec);
+            txn, &c, edit->values, edit->meta.seq, edit->meta.ins_seq, edit->cold_epoch, STR_NULL, ec);
     }
     e = txn_message_delete(txn, &c, edit->values, edit->meta.seq, edit->meta.ins_seq, edit->cold_epoch, ec);
     return e == ERR_OK ? txn_conversation_bounds(txn, &c, 0, 0, edit->cold_epoch, ec) : e;

@@ -261,7 +261,7 @@ static enum err stale_edit(struct txn *txn, void *arg, struct errctx *ec)
     if (e != ERR_OK)
         return e;
     return s->delete ? txn_message_delete(txn, &c, v, s->expected_seq, 1, 0, ec)
-                     : txn_message_update(txn, &c, v, s->expected_seq, 1, 0, ec);
+                     : txn_message_update(txn, &c, v, s->expected_seq, 1, 0, STR_NULL, ec);
 }
 
 static void test_stale_edits_retry(void **state)
