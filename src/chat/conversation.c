@@ -138,7 +138,7 @@ static enum err update_member(struct chat_update *u, struct txn *txn, struct con
     e = keep(row, u->schema, values, u->columns);
     if (e == ERR_OK && (u->columns & BIT(MEMBER_LAST_READ_MSG_ID)) != 0 &&
         str_eq(values[MEMBER_USER_ID].s, u->owner))
-        e = txn_conversation_read(
+        e = txn_conversation_mark(
             txn, c, values[MEMBER_LAST_READ_MSG_ID], row->counted ? &row->count : NULL, &u->need_count, ec);
     if (e == ERR_OK)
         e = txn_member_put(txn, c, values, ec);

@@ -211,7 +211,7 @@ struct unread_count {
 /* Moves the owner's read marker in *c (NULL: none) and settles the unread counter: by itself where the marker
  * is at or above the last message, else by `counted` (NULL: not counted yet) and what came since. ERR_RETRY
  * with *ret_count: count again. Puts nothing. */
-enum err txn_conversation_read(struct txn *txn, struct conversation *c, struct value marker,
+enum err txn_conversation_mark(struct txn *txn, struct conversation *c, struct value marker,
     const struct unread_count *counted, bool *ret_count, struct errctx *ec) CHECKED;
 
 /* Idempotency keys, kept idempotency_retention (31 days). NOT_FOUND when unused. */

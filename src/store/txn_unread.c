@@ -38,7 +38,7 @@ static enum err since_one(struct txn *t, const struct conversation *now, struct 
     return ERR_OK;
 }
 
-enum err txn_conversation_read(struct txn *txn, struct conversation *c, struct value marker,
+enum err txn_conversation_mark(struct txn *txn, struct conversation *c, struct value marker,
     const struct unread_count *counted, bool *ret_count, struct errctx *ec)
 {
     struct head *head;
