@@ -12,7 +12,7 @@
 #include "base/err.h"
 #include "row/schema.h"
 #include "sql/sql.h"
-#include "store/store.h"
+#include "store/group.h"
 
 #define CHAT_ID_BYTES_MAX 255
 

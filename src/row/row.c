@@ -21,12 +21,25 @@ static void put_value(struct buf *b, struct value v)
     }
 }
 
-void row_encode(struct buf *b, const struct schema *s, struct row_meta meta, const struct value *values)
+void row_encode_head(struct buf *b, struct row_meta meta)
 {
     buf_u8(b, ROW_FORMAT);
     buf_u8(b, (uint8_t)meta.flags);
     buf_varint(b, meta.seq);
     buf_varint(b, meta.ins_seq);
+}
+
+void row_encode_columns(struct buf *b, const struct schema *s, const struct value *values)
+{
+    for (int i = 0; i < s->ncolumns; i++) {
+        if (stored(&s->columns[i]))
+            put_value(b, values[i]);
+    }
+}
+
+void row_encode(struct buf *b, const struct schema *s, struct row_meta meta, const struct value *values)
+{
+    row_encode_head(b, meta);
     bool tombstone = (meta.flags & ROW_TOMBSTONE) != 0;
     for (int i = 0; i < s->ncolumns; i++) {
         const struct column *c = &s->columns[i];

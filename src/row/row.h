@@ -27,6 +27,9 @@ struct row_meta {
 
 /* `values` has schema->ncolumns entries. */
 void row_encode(struct buf *b, const struct schema *s, struct row_meta meta, const struct value *values);
+/* The two parts of a live row's envelope: what differs between copies of one row, and what does not. */
+void row_encode_head(struct buf *b, struct row_meta meta);
+void row_encode_columns(struct buf *b, const struct schema *s, const struct value *values);
 /* Values borrow from `bytes`. ERR_CORRUPT on anything malformed. */
 enum err row_decode(
     struct str bytes, const struct schema *s, struct row_meta *ret_meta, struct value *ret_values) CHECKED;

@@ -216,7 +216,7 @@ static void account(struct committer *c)
     t->inserted = t->updated = t->deleted = 0;
     atomic_store_explicit(
         &s->rows_hot, (uint64_t)(t->catalog.rows_hot > 0 ? t->catalog.rows_hot : 0), memory_order_relaxed);
-    atomic_store_explicit(&s->users, t->catalog.next_user_no - 1, memory_order_relaxed);
+    atomic_store_explicit(&s->users, catalog_users(&t->catalog), memory_order_relaxed);
     if (t->heads.dirty != NULL) {
         pthread_mutex_lock(&c->listener_lock);
         for (struct head_entry *e = t->heads.dirty; c->notes && e != NULL; e = e->next_dirty)
@@ -224,6 +224,15 @@ static void account(struct committer *c)
         pthread_mutex_unlock(&c->listener_lock);
     }
     heads_written(&t->heads);
+}
+
+static void clear_notes(struct put_notes *notes)
+{
+    notes->n = 0;
+    if (notes->cap > PUTS_KEEP) {
+        free(notes->at);
+        *notes = (struct put_notes){0};
+    }
 }
 
 static void clear_group(struct committer *c)
@@ -237,12 +246,9 @@ static void clear_group(struct committer *c)
         rocksdb_writebatch_clear(c->batch);
     }
     overlay_clear(&c->txn.overlay);
-    c->txn.nputs = 0;
-    if (c->txn.cap_puts > PUTS_KEEP) {
-        free(c->txn.puts);
-        c->txn.puts = NULL;
-        c->txn.cap_puts = 0;
-    }
+    clear_notes(&c->txn.puts);
+    clear_notes(&c->txn.member_puts);
+    c->txn.members_changed = false;
     if (c->txn.arena.used_bytes > GROUP_BYTES_MAX)
         arena_release(&c->txn.arena);
     else
@@ -256,6 +262,7 @@ static void fail(struct committer *c, const struct errctx *why)
     c->unsynced = false;
     c->recover_after_us = os_monotonic_us(c->store->os) + RECOVER_INTERVAL_US;
     heads_clear(&c->txn.heads);
+    group_lists_clear(&c->txn.group_lists);
     pending_clear(&c->txn.pending);
     buf_clear(&c->txn.buried); /* what is on disk tells, the sweep asks it */
     c->txn.inserted = c->txn.updated = c->txn.deleted = 0;
@@ -395,13 +402,16 @@ static void committer_free(struct committer *c)
     if (c->write_async != NULL)
         rocksdb_writeoptions_destroy(c->write_async);
     overlay_release(&t->overlay);
-    free(t->puts);
+    free(t->puts.at);
+    free(t->member_puts.at);
+    group_lists_clear(&t->group_lists);
     heads_release(&t->heads);
     arena_release(&t->arena);
     arena_release(&t->pending.arena);
     free(t->pending.items);
     buf_release(&t->scratch);
     buf_release(&t->buried);
+    buf_release(&t->columns);
     pthread_mutex_destroy(&c->queue.lock);
     pthread_mutex_destroy(&c->listener_lock);
     pthread_cond_destroy(&c->queue.wake);

@@ -84,16 +84,38 @@ struct catalog_state {
     struct ids ids;
     uint64_t next_user_no;
     int64_t rows_hot; /* live rows in MESSAGES */
+    uint64_t groups;  /* of the numbers given, how many went to groups */
 };
+static inline uint64_t catalog_users(const struct catalog_state *c)
+{
+    return c->next_user_no - 1 - c->groups;
+}
 void catalog_encode(struct buf *b, const struct catalog_state *c);
 enum err catalog_decode(struct str bytes, struct catalog_state *ret) CHECKED;
+
+/* Overlay entries of one kind that the commit group wrote, by number; one may be there twice. */
+struct put_notes {
+    size_t *at;
+    size_t n, cap;
+};
+
+/* Present members of groups, by number of the group: txn_group.c. */
+#define GROUP_LISTS_BUCKETS 1024
+#define GROUP_LISTS_MEMBERS_MAX ((size_t)1 << 20) /* beyond that the cache starts over */
+struct group_lists {
+    struct group_list *buckets[GROUP_LISTS_BUCKETS];
+    size_t members;
+};
+void group_lists_clear(struct group_lists *l);
 
 struct txn {
     struct store *store;
     struct committer *committer;
     struct overlay overlay;
-    size_t *puts; /* of the group: overlay entries that hold message rows */
-    size_t nputs, cap_puts;
+    struct put_notes puts;        /* message rows */
+    struct put_notes member_puts; /* members of groups */
+    struct group_lists group_lists;
+    bool members_changed; /* since the last written commit group: lists read now must not be cached */
     struct heads heads;
     struct catalog_state catalog, catalog_saved, catalog_written;
     struct pending pending;
@@ -101,7 +123,7 @@ struct txn {
     struct buf buried; /* content_refs without rows, to be buried when durable */
     size_t buried_saved;
     struct arena arena; /* of the current op */
-    struct buf scratch;
+    struct buf scratch, columns;
     int64_t now_us;
     bool refuse_writes; /* only barriers run: creating a user is UNAVAILABLE */
     uint64_t inserted, updated, deleted, inserted_saved, updated_saved, deleted_saved;
@@ -121,6 +143,19 @@ void txn_bury(struct txn *t);
 enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *c, struct errctx *ec) CHECKED;
 /* Does the message count as unread in this conversation of `self`? txn_messages.c */
 bool conversation_unread(const struct conversation *c, const struct value *values, struct str self);
+/* Is somebody there to take events of this user? */
+bool txn_followed(struct txn *t, uint64_t user_no);
+/* Remembers the entry that was just put under k. */
+enum err txn_note_put(struct txn *t, struct put_notes *notes, const struct key *k, struct errctx *ec) CHECKED;
+/* txn_conversation without group_no and present. */
+enum err txn_conversation_read(struct txn *txn, uint64_t user_no, struct str conversation_id,
+    struct conversation *ret, struct errctx *ec) CHECKED;
+/* What all copies of a row have in common: its columns, encoded; stays until the next call. */
+enum err txn_message_columns(
+    struct txn *txn, const struct value *values, struct str *ret, struct errctx *ec) CHECKED;
+/* txn_message_insert of a row whose columns are encoded; the numbers it got are in *ret. */
+enum err txn_message_copy(struct txn *txn, struct conversation *c, const struct value *values,
+    struct str columns, struct row_meta *ret, struct errctx *ec) CHECKED;
 void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str conversation_id,
     uint32_t conv_no, int64_t hot_floor, bool deleted, const struct value *values);
 

@@ -13,6 +13,7 @@
 #define KALAMDB_STORE_INTERNAL_H
 
 #include "store/consolidate.h"
+#include "store/group.h"
 #include "store/keys.h"
 #include "store/manifest.h"
 #include "store/purge.h"
@@ -21,7 +22,7 @@
 #include <rocksdb/c.h>
 #include <stdatomic.h>
 
-#define STORE_FORMAT_VERSION 1
+#define STORE_FORMAT_VERSION 2 /* 2: groups; what 1 has stands unchanged in it */
 #define USER_ID_BYTES_MAX 255
 #define FEED_BYTES_MAX 32
 /* The private folder below the data directory; the cold half keeps its orphans there too. */
@@ -65,6 +66,23 @@ struct conversation_record {
 };
 #define CONVERSATION_RECORD_PREFIX 12
 enum err conversation_record_get(struct str value, struct conversation_record *ret) CHECKED;
+
+/* ---- records of groups, group.c ----------------------------------------------------------------------- */
+
+#define MEMBER_ENTRY_PREFIX 17
+void group_encode(struct buf *b, const struct group *g);
+/* Values borrow from the bytes, as with the next two. */
+enum err group_decode(struct str value, uint64_t group_no, struct group *ret) CHECKED;
+void member_entry_encode(struct buf *b, const struct member *m);
+enum err member_entry_decode(struct str value, struct member *ret) CHECKED;
+/* Without the row's columns. */
+enum err member_entry_head(
+    struct str value, uint64_t *ret_user_no, bool *ret_present, struct str *ret_row) CHECKED;
+enum err membership_get(struct str value, uint64_t *ret_group_no, bool *ret_present) CHECKED;
+/* `before`: the value so far, or STR_NULL. */
+void membership_encode(struct buf *b, uint64_t group_no, bool present, struct str before);
+/* By the decoded row of a conversation. */
+bool conversation_is_group(const struct value *values);
 
 /* ---- the store ---------------------------------------------------------------------------------------- */
 
@@ -150,9 +168,6 @@ enum err snapshot_get(
 /* The record of a conversation (also of a deleted one), borrowed from the snapshot's arena. */
 enum err snapshot_conversation_record(struct snapshot *snap, struct str conversation_id,
     struct conversation_record *ret, struct errctx *ec) CHECKED;
-/* The same view by number, for upkeep. NOT_FOUND: no such user. */
-enum err snapshot_open_no(
-    struct store *s, uint64_t user_no, struct snapshot **ret, struct errctx *ec) CHECKED;
 /* The moment of another snapshot, which stays open for longer; by id, or by number when that is not 0. */
 enum err snapshot_open_at(const struct snapshot *within, struct str user_id, uint64_t user_no,
     struct snapshot **ret, struct errctx *ec) CHECKED;
@@ -161,6 +176,9 @@ enum err snapshot_open_at(const struct snapshot *within, struct str user_id, uin
 typedef enum err scan_fn(void *arg, struct str key, struct str value, struct errctx *ec);
 enum err snapshot_scan(
     struct snapshot *snap, const struct key *prefix, scan_fn *fn, void *arg, struct errctx *ec) CHECKED;
+/* What the user's conversation is a copy of. NOT_FOUND: of nothing. */
+enum err snapshot_membership(struct snapshot *snap, uint32_t conv_no, uint64_t *ret_group_no,
+    bool *ret_present, struct errctx *ec) CHECKED;
 /* snapshot.c, for recovery: takes away what open snapshots hold of the database (db_lock write-held). */
 void snapshots_make_stale(struct store *s);
 /* The cache of decoded manifests. get: with a reference, NULL when not there. put takes a reference of its

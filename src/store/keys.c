@@ -90,6 +90,13 @@ struct key key_member(uint64_t user_no, uint32_t conv_no, struct str member)
     return k;
 }
 
+struct key key_membership(uint64_t user_no, uint32_t conv_no)
+{
+    struct key k = prefix_of(user_no, SPACE_MEMBERSHIPS);
+    add_be32(&k, conv_no);
+    return k;
+}
+
 struct key key_client_id(uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id)
 {
     /* Two digests of fixed length, so that no pair of (from, client_id) can be cut differently into the same

@@ -12,12 +12,23 @@
  *   MEMBERS               conv_no u32 | member id           row envelope
  *   CLIENT_IDS            16 bytes of a hash                msg_id u64 | time in µs u64
  *   MANIFEST                                                manifest record (manifest.h)
+ *   MEMBERSHIPS           conv_no u32                       group_no u64 | u8 1: present, 0: past; then
+ *                                                           earlier groups of this conversation, likewise
  *   REFS                  16 bytes of a hash of content_ref u32 rows of this user that name it | content_ref
  *   QUOTA                                                   u64 bytes of media that count against the user
  *
+ * Groups are numbered like users; a partition of theirs has CLIENT_IDS (conv_no 0) and
+ *   GROUP                                                   group record (group.c)
+ *   GROUP_MEMBERS         user id                           user_no u64 | u8 1: present, 0: past | history
+ *                                                           cursor i64 | row envelope of conversation_users
+ * The partition of a group, or of the owner of an ai conversation, has
+ *   STREAMS               ~msg_id u64, offset u64           text of a stream
+ *
  * User 0 is the catalog: CATALOG_FORMAT (u32 version), CATALOG_STATE (highest msg_id, next user_no …),
- * CATALOG_USERS (user id → user_no), CATALOG_BLOBS (16 bytes of a hash of content_ref → blob record, blob.c).
- * Pure functions, any thread. */
+ * CATALOG_USERS (user id → user_no), CATALOG_GROUPS (conversation id → group_no), CATALOG_BLOBS (16 bytes of
+ * a hash of content_ref → blob record, blob.c), CATALOG_STREAMS (msg_id u64 → stream record), CATALOG_ERASED
+ * (user id → erasure record), CATALOG_BACKFILLS (group_no u64 | user_no u64 → pending history copy),
+ * CATALOG_FEED_TAG (text mixed into every feed name). Pure functions, any thread. */
 #ifndef KALAMDB_STORE_KEYS_H
 #define KALAMDB_STORE_KEYS_H
 
@@ -38,12 +49,21 @@ enum key_space {
     SPACE_MEMBERS = 7,
     SPACE_CLIENT_IDS = 8,
     SPACE_MANIFEST = 9,
+    SPACE_MEMBERSHIPS = 10,
+    SPACE_GROUP = 11,
+    SPACE_GROUP_MEMBERS = 12,
+    SPACE_STREAMS = 13,
     SPACE_REFS = 14,
     SPACE_QUOTA = 15,
     CATALOG_FORMAT = 100,
     CATALOG_STATE = 101,
     CATALOG_USERS = 102,
-    CATALOG_BLOBS = 104
+    CATALOG_GROUPS = 103,
+    CATALOG_BLOBS = 104,
+    CATALOG_STREAMS = 105,
+    CATALOG_ERASED = 106,
+    CATALOG_BACKFILLS = 107,
+    CATALOG_FEED_TAG = 108
 };
 
 struct key {
@@ -64,11 +84,13 @@ struct key key_messages_of(uint64_t user_no, uint32_t conv_no);
 /* IDS or TOMBSTONES. */
 struct key key_id(uint64_t user_no, enum key_space space, int64_t msg_id);
 struct key key_seq(uint64_t user_no, uint64_t seq);
-/* CONVERSATIONS or CATALOG_USERS. An id longer than 255 bytes is cut: callers refuse those before. */
+/* Spaces whose keys end in an id: CONVERSATIONS, GROUP_MEMBERS, CATALOG_USERS, CATALOG_GROUPS … One longer
+ * than 255 bytes is cut: callers refuse those before. */
 struct key key_named(uint64_t user_no, enum key_space space, struct str id);
 struct key key_member(uint64_t user_no, uint32_t conv_no, struct str member);
 /* MEMBERS up to the conversation. */
 struct key key_members_of(uint64_t user_no, uint32_t conv_no);
+struct key key_membership(uint64_t user_no, uint32_t conv_no);
 struct key key_client_id(uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id);
 /* REFS or CATALOG_BLOBS. */
 struct key key_ref(uint64_t user_no, enum key_space space, struct str content_ref);

@@ -30,7 +30,7 @@ enum err committer_load(struct committer *c, struct errctx *ec)
         catalog.ids.last = t->catalog.ids.last;
     t->catalog = catalog;
     atomic_store(&c->store->rows_hot, (uint64_t)(catalog.rows_hot > 0 ? catalog.rows_hot : 0));
-    atomic_store(&c->store->users, catalog.next_user_no - 1);
+    atomic_store(&c->store->users, catalog_users(&catalog));
     return ERR_OK;
 }
 

@@ -163,6 +163,8 @@ struct conversation {
     uint32_t conv_no; /* stable for (user, conversation id), also after DELETE and re-creation */
     bool exists;
     int64_t hot_floor;
+    uint64_t group_no; /* the group that it is, or last was, a copy of; 0: none, an ai conversation */
+    bool present;      /* the user is a present member of that group */
     struct value values[CONV_NCOLUMNS];
 };
 /* Always OK for an absent one (exists = false, conv_no reserved on first put). */

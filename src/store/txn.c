@@ -1,11 +1,12 @@
 /* The transaction: users, conversations, members, client ids, over a batch that reads its own writes.
  * Messages are in txn_messages.c, what consolidation writes in txn_cold.c.
  *
- * CATALOG_STATE: u8 format (1) | varint highest msg_id, next user_no | zigzag rows_hot. */
+ * CATALOG_STATE: u8 format (2) | varint highest msg_id, next user_no | zigzag rows_hot | varint groups;
+ * format 1 ended before the last. */
 #include "store/committer.h"
 #include <stdlib.h>
 
-enum { CATALOG_STATE_FORMAT = 1 };
+enum { CATALOG_STATE_FORMAT = 2 };
 #define IDEMPOTENCY_RETENTION_US (INT64_C(31) * 24 * 3600 * 1000000)
 
 void catalog_encode(struct buf *b, const struct catalog_state *c)
@@ -14,18 +15,22 @@ void catalog_encode(struct buf *b, const struct catalog_state *c)
     buf_varint(b, (uint64_t)c->ids.last);
     buf_varint(b, c->next_user_no);
     buf_zigzag(b, c->rows_hot);
+    buf_varint(b, c->groups);
 }
 
 enum err catalog_decode(struct str bytes, struct catalog_state *ret)
 {
     struct reader r = reader_of(bytes);
-    if (read_u8(&r) != CATALOG_STATE_FORMAT)
+    uint8_t format = read_u8(&r);
+    if (format == 0 || format > CATALOG_STATE_FORMAT)
         return ERR_CORRUPT;
     struct catalog_state c = {0};
     uint64_t last = read_varint(&r);
     c.next_user_no = read_varint(&r);
     c.rows_hot = read_zigzag(&r);
-    if (r.bad || reader_left(&r) != 0 || last > (uint64_t)IDS_MAX || c.next_user_no == 0)
+    c.groups = format > 1 ? read_varint(&r) : 0;
+    if (r.bad || reader_left(&r) != 0 || last > (uint64_t)IDS_MAX || c.next_user_no == 0 ||
+        c.groups >= c.next_user_no)
         return ERR_CORRUPT;
     c.ids.last = (int64_t)last;
     *ret = c;
@@ -273,20 +278,25 @@ enum err txn_msg_id_taken(
 
 /* ---- conversations ------------------------------------------------------------------------------------ */
 
-enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *change, struct errctx *ec)
+bool txn_followed(struct txn *t, uint64_t user_no)
 {
     struct committer *c = t->committer;
     pthread_mutex_lock(&c->listener_lock);
     bool wanted = c->listener.wanted != NULL && c->listener.wanted(c->listener.arg, user_no);
     pthread_mutex_unlock(&c->listener_lock);
-    if (!wanted)
+    return wanted;
+}
+
+enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *change, struct errctx *ec)
+{
+    if (!txn_followed(t, user_no))
         return ERR_OK;
     if (pending_add(&t->pending, user_no, change) != ERR_OK)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     return ERR_OK;
 }
 
-enum err txn_conversation(struct txn *txn, uint64_t user_no, struct str conversation_id,
+enum err txn_conversation_read(struct txn *txn, uint64_t user_no, struct str conversation_id,
     struct conversation *ret, struct errctx *ec)
 {
     struct conversation c = {.user_no = user_no};
@@ -314,6 +324,25 @@ enum err txn_conversation(struct txn *txn, uint64_t user_no, struct str conversa
             c.values[i] = VALUE_OF_NULL;
     *ret = c;
     return ERR_OK;
+}
+
+enum err txn_conversation(struct txn *txn, uint64_t user_no, struct str conversation_id,
+    struct conversation *ret, struct errctx *ec)
+{
+    struct conversation c;
+    enum err e = txn_conversation_read(txn, user_no, conversation_id, &c, ec);
+    /* A deleted one may have been a group's. */
+    if (e == ERR_OK && c.conv_no != 0 && (!c.exists || conversation_is_group(c.values))) {
+        struct key k = key_membership(user_no, c.conv_no);
+        struct str value;
+        e = txn_get(txn, &k, &value, ec);
+        if (e == ERR_OK && membership_get(value, &c.group_no, &c.present) != ERR_OK)
+            e = err_internal(ec, ERR_CORRUPT, "a membership is damaged");
+        e = e == ERR_NOT_FOUND ? ERR_OK : e;
+    }
+    if (e == ERR_OK)
+        *ret = c;
+    return e;
 }
 
 void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str conversation_id,

@@ -95,38 +95,34 @@ static enum err announce_row(struct txn *t, enum change_op op, const struct conv
     return txn_announce(t, c->user_no, &change, ec);
 }
 
-/* Remembers the row's overlay entry for hot_bounds, which must not look through everything that a large
- * statement changed, once for each of its conversations. */
-static enum err note_put(struct txn *t, const struct key *k, struct errctx *ec)
+/* So that hot_bounds need not look through everything that a large statement changed, once for each of its
+ * conversations. */
+enum err txn_note_put(struct txn *t, struct put_notes *notes, const struct key *k, struct errctx *ec)
 {
     const struct overlay_entry *e = overlay_find(&t->overlay, key_view(k));
-    if (t->nputs == t->cap_puts) {
-        size_t cap = t->cap_puts == 0 ? 128 : t->cap_puts * 2;
-        size_t *puts = realloc(t->puts, cap * sizeof *puts);
-        if (puts == NULL)
+    if (notes->n == notes->cap) {
+        size_t cap = notes->cap == 0 ? 128 : notes->cap * 2;
+        size_t *at = realloc(notes->at, cap * sizeof *at);
+        if (at == NULL)
             return err_set(ec, ERR_NO_MEMORY, "out of memory");
-        t->puts = puts;
-        t->cap_puts = cap;
+        notes->at = at;
+        notes->cap = cap;
     }
     if (e == NULL)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    t->puts[t->nputs++] = (size_t)(e - t->overlay.entries);
+    notes->at[notes->n++] = (size_t)(e - t->overlay.entries);
     return ERR_OK;
 }
 
-/* Row, id and _seq entries of a live row; the row stays in the scratch buffer. */
-static enum err put_row(struct txn *t, const struct conversation *c, struct row_meta meta,
-    const struct value *values, struct errctx *ec)
+/* Row, id and _seq entries of a live row, which is in the scratch buffer and stays there. */
+static enum err put_row(
+    struct txn *t, const struct conversation *c, struct row_meta meta, int64_t id, struct errctx *ec)
 {
-    int64_t id = values[MSG_ID].i;
-    enum err e = encode_row(t, meta, values, ec);
-    if (e != ERR_OK)
-        return e;
     struct key k = key_message(c->user_no, c->conv_no, id);
     txn_put(t, &k, buf_view(&t->scratch));
     put_id(t, c->user_no, id, c->conv_no);
     put_seq(t, c->user_no, meta.seq, (struct seq_entry){c->conv_no, id, false});
-    return note_put(t, &k, ec);
+    return txn_note_put(t, &t->puts, &k, ec);
 }
 
 /* A row that named `before` (ptr NULL: nothing) now names `now`. Uses the scratch buffer. */
@@ -140,7 +136,18 @@ static enum err count_refs(
     return e == ERR_OK && before.ptr != NULL ? txn_ref(t, user_no, before, -1, ec) : e;
 }
 
-enum err txn_message_insert(struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec)
+enum err txn_message_columns(struct txn *txn, const struct value *values, struct str *ret, struct errctx *ec)
+{
+    buf_clear(&txn->columns);
+    row_encode_columns(&txn->columns, &schema_messages, values);
+    if (txn->columns.failed)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    *ret = buf_view(&txn->columns);
+    return ERR_OK;
+}
+
+enum err txn_message_copy(struct txn *txn, struct conversation *c, const struct value *values,
+    struct str columns, struct row_meta *ret, struct errctx *ec)
 {
     struct head_entry *entry;
     enum err e = txn_entry(txn, c->user_no, &entry, ec);
@@ -152,8 +159,12 @@ enum err txn_message_insert(struct txn *txn, struct conversation *c, struct valu
         return e;
     struct head *h = &entry->head;
     struct row_meta meta = {.seq = h->seq + 1, .ins_seq = h->seq + 1};
-    values[MSG_SEQ] = values[MSG_INS_SEQ] = value_i64((int64_t)meta.seq);
-    e = put_row(txn, c, meta, values, ec);
+    buf_clear(&txn->scratch);
+    row_encode_head(&txn->scratch, meta);
+    buf_str(&txn->scratch, columns);
+    if (txn->scratch.failed)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    e = put_row(txn, c, meta, values[MSG_ID].i, ec);
     if (e != ERR_OK)
         return e;
     h->seq = meta.seq;
@@ -162,8 +173,23 @@ enum err txn_message_insert(struct txn *txn, struct conversation *c, struct valu
     fresh_add(h, txn->scratch.len, txn->now_us);
     txn->catalog.rows_hot++;
     txn->inserted++;
+    *ret = meta;
     e = announce_row(txn, CHANGE_INSERT, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
     return e == ERR_OK ? count_refs(txn, c->user_no, STR_NULL, values[MSG_CONTENT_REF], ec) : e;
+}
+
+enum err txn_message_insert(struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec)
+{
+    struct str columns;
+    struct row_meta meta;
+    enum err e = txn_message_columns(txn, values, &columns, ec);
+    if (e == ERR_OK)
+        e = txn_message_copy(txn, c, values, columns, &meta, ec);
+    if (e != ERR_OK)
+        return e;
+    values[MSG_SEQ] = value_i64((int64_t)meta.seq);
+    values[MSG_INS_SEQ] = value_i64((int64_t)meta.ins_seq);
+    return ERR_OK;
 }
 
 /* ---- changing a row that was read earlier ------------------------------------------------------------- */
@@ -239,7 +265,9 @@ enum err txn_message_update(struct txn *txn, struct conversation *c, struct valu
     c->values[CONV_UPDATED] = value_ts(txn->now_us);
     e = txn_conversation_put(txn, c, false, ec);
     if (e == ERR_OK)
-        e = put_row(txn, c, meta, values, ec);
+        e = encode_row(txn, meta, values, ec);
+    if (e == ERR_OK)
+        e = put_row(txn, c, meta, values[MSG_ID].i, ec);
     if (e != ERR_OK)
         return e;
     if (target.hot) {
@@ -357,8 +385,8 @@ static enum err hot_bounds(
         e = stored_bound(t, &from, true, &last, ec);
     if (e != ERR_OK)
         return e;
-    for (size_t i = 0; i < t->nputs; i++) {
-        const struct overlay_entry *entry = &t->overlay.entries[t->puts[i]];
+    for (size_t i = 0; i < t->puts.n; i++) {
+        const struct overlay_entry *entry = &t->overlay.entries[t->puts.at[i]];
         uint32_t conv_no;
         int64_t id;
         if (entry->state != OVERLAY_PUT || !str_starts_with(entry->key, key_view(&from)) ||
