@@ -1,5 +1,5 @@
 /* UPDATE and DELETE of messages that were read under a snapshot, and DELETE of whole conversations. */
-#include "chat/rules.h"
+#include "chat/copies.h"
 
 enum err chat_content_check(struct value content, const struct chat_limits *limits, struct errctx *ec)
 {
@@ -26,14 +26,6 @@ enum err chat_change_group(struct chat_change *c, struct arena *arena, struct er
         c->rows[i].conversation = index[i];
     return ERR_OK;
 }
-
-/* A conversation during one apply. */
-struct changing {
-    struct conversation c;
-    struct value read[CONV_NCOLUMNS]; /* its row before this statement */
-    bool loaded;
-    bool bounds_lost; /* its first or last message went */
-};
 
 static enum err changing_new(
     struct chat_change *ch, struct txn *txn, uint64_t *ret_user_no, struct changing **ret, struct errctx *ec)
@@ -66,19 +58,32 @@ static enum err changing_load(struct chat_change *ch, struct txn *txn, uint64_t 
     return ERR_OK;
 }
 
+static enum err changing_load_rows(
+    struct chat_change *ch, struct txn *txn, uint64_t user_no, struct changing *all, struct errctx *ec)
+{
+    enum err e = ERR_OK;
+    for (size_t i = 0; e == ERR_OK && i < ch->nrows; i++)
+        e = changing_load(ch, txn, user_no, all, ch->rows[i].conversation, ec);
+    return e;
+}
+
 enum err chat_messages_update(struct chat_change *ch, struct txn *txn, struct errctx *ec)
 {
     uint64_t user_no;
     struct changing *all;
+    struct copies *copies = NULL;
+    ch->need_copies = false;
     enum err e = changing_new(ch, txn, &user_no, &all, ec);
+    if (e == ERR_OK)
+        e = changing_load_rows(ch, txn, user_no, all, ec);
+    if (e == ERR_OK)
+        e = copies_find(ch, txn, user_no, all, &copies, ec);
     for (size_t i = 0; e == ERR_OK && i < ch->nrows; i++) {
         struct chat_row *row = &ch->rows[i];
-        e = changing_load(ch, txn, user_no, all, row->conversation, ec);
-        if (e == ERR_OK)
-            e = txn_message_update(txn, &all[row->conversation].c, row->values, row->seq, row->ins_seq,
-                ch->cold_epoch, row->ref_read, ec);
+        e = txn_message_update(txn, &all[row->conversation].c, row->values, row->seq, row->ins_seq,
+            ch->cold_epoch, row->ref_read, ec);
     }
-    return e;
+    return e == ERR_OK ? copies_update(copies, ec) : e;
 }
 
 static bool is_id(struct value v, int64_t id)
@@ -120,8 +125,13 @@ enum err chat_messages_delete(struct chat_change *ch, struct txn *txn, struct er
 {
     uint64_t user_no;
     struct changing *all;
-    ch->need_bounds = false;
+    struct copies *copies = NULL;
+    ch->need_bounds = ch->need_copies = false;
     enum err e = changing_new(ch, txn, &user_no, &all, ec);
+    if (e == ERR_OK && ch->everyone)
+        e = changing_load_rows(ch, txn, user_no, all, ec);
+    if (e == ERR_OK && ch->everyone)
+        e = copies_find(ch, txn, user_no, all, &copies, ec);
     for (uint32_t i = 0; e == ERR_OK && ch->conversations_too && i < ch->nconversations; i++) {
         e = changing_load(ch, txn, user_no, all, i, ec);
         if (e == ERR_OK)
@@ -144,5 +154,5 @@ enum err chat_messages_delete(struct chat_change *ch, struct txn *txn, struct er
         else if (all[i].bounds_lost)
             e = settle_bounds(ch, txn, &all[i], i, ec);
     }
-    return e;
+    return e == ERR_OK ? copies_delete(copies, ec) : e;
 }

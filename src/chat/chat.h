@@ -122,7 +122,26 @@ struct chat_bounds {
     int64_t first, last;
     const struct value *values; /* conversations_too: its row as read */
 };
+/* First and last id of a member's conversation without one message, by both tiers at `epoch`. */
+struct copy_bounds {
+    uint64_t user_no, epoch;
+    int64_t without;
+    bool answered;
+    int64_t first, last; /* 0: none */
+};
+/* What a change of a group's messages asks of the other members' files. The commit answers ERR_RETRY with
+ * questions; whoever submits it has them answered and submits it again, or reads again and keeps the answers
+ * that there are. Zeroed: empty. */
+struct chat_copies {
+    struct cold_lookup rows;
+    size_t nbounds, cap_bounds, open_bounds;
+    struct copy_bounds *bounds;
+};
+void chat_copies_release(struct chat_copies *c);
+size_t chat_copies_open(const struct chat_copies *c); /* questions without an answer */
+
 struct chat_change {
+    const struct caller *caller;
     struct str owner;
     uint64_t cold_epoch; /* of the snapshot that was read */
     size_t nrows;
@@ -133,12 +152,18 @@ struct chat_change {
     bool (*still)(void *arg, const struct value *values); /* conversations_too: as in chat_update */
     void *still_arg;
     bool need_bounds; /* out with ERR_RETRY: read again, with `known` bounds of every conversation */
+    /* UPDATE, and DELETE for everyone, of a group's messages: every present member's copy changes. */
+    bool everyone;
+    size_t copies_max;          /* changed rows, all members' together */
+    struct chat_copies *copies; /* the caller's */
+    bool need_copies;           /* out with ERR_RETRY: answer `copies`, submit again */
 };
 /* Fills `conversations` (distinct, in order of id) and the rows' index into them. */
 enum err chat_change_group(struct chat_change *c, struct arena *arena, struct errctx *ec) CHECKED;
 /* New content of a message: CONSTRAINT (NULL), TOO_LARGE. */
 enum err chat_content_check(
     struct value content, const struct chat_limits *limits, struct errctx *ec) CHECKED;
+/* Also FORBIDDEN: a message of a group that `owner` may not change, or of which they are no member. */
 enum err chat_messages_update(struct chat_change *c, struct txn *txn, struct errctx *ec) CHECKED;
 enum err chat_messages_delete(struct chat_change *c, struct txn *txn, struct errctx *ec) CHECKED;
 

@@ -157,3 +157,9 @@ enum err rule_make_conversation(struct txn *txn, struct conversation *c, struct 
     };
     return txn_member_put(txn, c, member, ec);
 }
+
+enum err rule_no_member(struct str conversation_id, struct str user, struct errctx *ec)
+{
+    return err_set(ec, ERR_FORBIDDEN, "\"%.*s\" is no member of conversation \"%.*s\"", STR_FMT(user),
+        STR_FMT(conversation_id));
+}

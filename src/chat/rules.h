@@ -23,6 +23,8 @@ bool rule_same_value(struct value a, struct value b);
 /* Is the row as it was read? What this statement sets counts as well: another one may have been first. */
 bool rule_same_row(const struct schema *schema, const struct value *read, const struct value *now);
 
+/* FORBIDDEN: `user` is no present member of the group. */
+enum err rule_no_member(struct str conversation_id, struct str user, struct errctx *ec) CHECKED;
 /* Writes the row and the one member of a new `ai` conversation of `owner`. */
 enum err rule_make_conversation(struct txn *txn, struct conversation *c, struct str owner,
     const struct value *values, bool announce, struct errctx *ec) CHECKED;

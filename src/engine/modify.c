@@ -1,5 +1,6 @@
 #include "engine/modify.h"
 #include "engine/coerce.h"
+#include "engine/copies.h"
 #include "engine/modify_read.h"
 #include "engine/returning.h"
 #include "engine/unread.h"
@@ -13,6 +14,7 @@ void modify_release(struct kalamdb_query *q)
     if (m == NULL)
         return;
     modify_clear(m);
+    chat_copies_release(&m->copies);
     arena_release(&m->arena);
     free(m->rows);
     free(m->messages);
@@ -168,11 +170,16 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 }
 
 static void attempt_step(struct kalamdb_query *q);
+static void copies_step(struct kalamdb_query *q);
 
 /* On the committer. */
 static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
 {
     struct kalamdb_query *q = query_of_op(op);
+    if (e == ERR_RETRY && q->modify->change.need_copies) {
+        query_retry(q, copies_step);
+        return;
+    }
     if (e == ERR_RETRY) {
         q->modify->need_bounds = q->modify->need_bounds || q->modify->change.need_bounds;
         query_retry(q, attempt_step);
@@ -189,6 +196,20 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
         query_to_job(q, answer_step);
     else
         query_finish(q, answer(q));
+}
+
+/* Where the other members' copies are, by their files; then the same commit again. */
+static void copies_step(struct kalamdb_query *q)
+{
+    struct modify *m = q->modify;
+    enum err e = query_alive(q);
+    if (e == ERR_OK)
+        e = copies_answer(q, &m->copies,
+            m->change.nconversations > 0 ? m->change.conversations[0].conversation_id : STR(""));
+    if (e != ERR_OK)
+        query_finish(q, e);
+    else
+        query_to_committer(q, apply, committed);
 }
 
 /* The rows are read: on to the commit, or, when there is nothing to change, to the answer. */

@@ -496,7 +496,11 @@ enum err modify_read(struct kalamdb_query *q, size_t visited_max, bool may_block
     if (e == ERR_OK && *ret == FAST_DONE) {
         if (q->stmt->kind == STMT_DELETE)
             e = read_for_delete(q, snap, visited_max, may_block, ret);
+        m->change.caller = &q->caller;
         m->change.owner = q->stmt->target_owner;
+        m->change.everyone = m->everyone;
+        m->change.copies = &m->copies;
+        m->change.copies_max = q->db->options.max_changed_rows;
         m->change.cold_epoch = snapshot_cold_epoch(snap);
     }
     /* Values of conversations and single messages borrow nothing from it: they were copied. */

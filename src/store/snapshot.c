@@ -249,6 +249,11 @@ uint64_t snapshot_user_no(const struct snapshot *snap)
     return snap->user_no;
 }
 
+struct str snapshot_user_id(const struct snapshot *snap)
+{
+    return head_user_id(&snap->head);
+}
+
 uint64_t snapshot_seq(const struct snapshot *snap)
 {
     return snap->head.seq;

@@ -205,6 +205,13 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
 enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_t cold_first,
     int64_t cold_last, uint64_t cold_epoch, struct errctx *ec) CHECKED;
 
+/* All rows of the conversation with msg_id >= *ret are hot; 0: all there are. */
+enum err txn_conversation_hot_from(
+    struct txn *txn, const struct conversation *c, int64_t *ret, struct errctx *ec) CHECKED;
+/* Smallest and largest hot id of the conversation, this group's own changes included; 0: none. */
+enum err txn_hot_bounds(struct txn *t, const struct conversation *c, int64_t *ret_first, int64_t *ret_last,
+    struct errctx *ec) CHECKED;
+
 /* Messages of others above a marker, counted in both tiers of a snapshot. */
 struct unread_count {
     int64_t unread;
@@ -263,6 +270,7 @@ struct store_listener {
 void store_set_listener(struct store *s, const struct store_listener *l);
 /* The number of a snapshot's user; 0 when unknown. */
 uint64_t snapshot_user_no(const struct snapshot *snap);
+struct str snapshot_user_id(const struct snapshot *snap); /* "" when unknown; until snapshot_close */
 
 /* ---- upkeep
  * ------------------------------------------------------------------------------------------------- */

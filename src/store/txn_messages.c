@@ -95,7 +95,7 @@ static enum err announce_row(struct txn *t, enum change_op op, const struct conv
     return txn_announce(t, c->user_no, &change, ec);
 }
 
-/* So that hot_bounds need not look through everything that a large statement changed, once for each of its
+/* So that txn_hot_bounds need not look through everything that a large statement changed, once for each of its
  * conversations. */
 enum err txn_note_put(struct txn *t, struct put_notes *notes, const struct key *k, struct errctx *ec)
 {
@@ -375,7 +375,7 @@ static enum err stored_bound(
 }
 
 /* Smallest and largest hot id of the conversation, this group's own changes included; 0: none. */
-static enum err hot_bounds(
+enum err txn_hot_bounds(
     struct txn *t, const struct conversation *c, int64_t *ret_first, int64_t *ret_last, struct errctx *ec)
 {
     struct key from = key_messages_of(c->user_no, c->conv_no);
@@ -415,6 +415,21 @@ static enum err candidate_alive(struct txn *t, uint64_t user_no, int64_t msg_id,
     return e == ERR_NOT_FOUND ? ERR_OK : e;
 }
 
+enum err txn_conversation_hot_from(
+    struct txn *txn, const struct conversation *c, int64_t *ret, struct errctx *ec)
+{
+    struct manifest *m;
+    enum err e = txn_manifest(txn, c->user_no, &m, ec);
+    if (e != ERR_OK)
+        return e;
+    if (m == NULL || m->nfiles == 0)
+        *ret = 0;
+    else
+        *ret = c->hot_floor < m->user_floor ? c->hot_floor : m->user_floor;
+    manifest_unref(m);
+    return ERR_OK;
+}
+
 enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_t cold_first,
     int64_t cold_last, uint64_t cold_epoch, struct errctx *ec)
 {
@@ -423,7 +438,7 @@ enum err txn_conversation_bounds(struct txn *txn, struct conversation *c, int64_
         c->values[CONV_FIRST_MSG_ID] = c->values[CONV_LAST_MSG_ID] = VALUE_OF_NULL;
         return txn_conversation_put(txn, c, false, ec);
     }
-    enum err e = hot_bounds(txn, c, &first, &last, ec);
+    enum err e = txn_hot_bounds(txn, c, &first, &last, ec);
     struct manifest *m = NULL;
     if (e == ERR_OK)
         e = txn_manifest(txn, c->user_no, &m, ec);
