@@ -81,6 +81,28 @@ void kalamdb_upload_finish(struct kalamdb_upload *u, const struct kalamdb_upload
 /* Instead of finish: nothing remains. NULL allowed. */
 void kalamdb_upload_abort(struct kalamdb_upload *u);
 
+/* ---- a user's own data (docs/your-data.md)
+ * --------------------------------------------------------------------------------------------------- */
+
+/* One user's data as a tar, as of one moment, however long the reading takes. One thread at a time. */
+struct kalamdb_export;
+/* `user_id` ptr NULL: the caller's own; another's asks for role service. NOT_FOUND, FORBIDDEN, UNAVAILABLE.
+ */
+kalamdb_code kalamdb_export_open(struct kalamdb *db, const struct kalamdb_caller *caller,
+    struct kalamdb_str user_id, struct kalamdb_export **ret, struct kalamdb_error *error);
+/* The next bytes; blocks. *ret_n 0: that was all. After an error the tar has no end. */
+kalamdb_code kalamdb_export_read(
+    struct kalamdb_export *x, void *p, size_t n, size_t *ret_n, struct kalamdb_error *error);
+/* The same without blocking: `ready` is called once, from an engine thread (or, when the database is closing,
+ * before this returns), with some bytes, none at the end; they live until the next call for x, and `ready`
+ * may make it. */
+typedef void kalamdb_export_ready(void *arg, const char *ptr, size_t len, const struct kalamdb_error *error);
+void kalamdb_export_next(struct kalamdb_export *x, kalamdb_export_ready *ready, void *arg);
+/* Any thread: the step under way reports TIMEOUT soon, and so does every later one. */
+void kalamdb_export_cancel(struct kalamdb_export *x);
+/* Not between kalamdb_export_next and its `ready`; inside that is fine. Before kalamdb_close. */
+void kalamdb_export_close(struct kalamdb_export *x);
+
 /* OK, or UNAVAILABLE with the reason while writes are refused. */
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error);
 

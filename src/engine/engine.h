@@ -28,6 +28,7 @@ enum engine_path {
 
 struct kalamdb_query;
 struct upkeep_job;
+struct transfer;
 
 /* Changes of one user's rows that keep meeting each other, one at a time: the first is at work, the rest
  * wait. */
@@ -51,6 +52,8 @@ struct kalamdb {
     bool closing;                  /* lock */
     size_t inflight;               /* lock: statements that left their caller's thread */
     struct kalamdb_query *queries; /* lock: those, for kalamdb_close to cancel */
+
+    struct transfer *transfers; /* lock: exports and imports, for kalamdb_close to cancel */
 
     struct query_lane lanes[QUERY_LANES];
 

@@ -1,6 +1,7 @@
 #include "chat/chat.h"
 #include "engine/engine.h"
 #include "engine/query.h"
+#include "engine/transfer.h"
 #include <stdlib.h>
 
 /* Recent changes kept per followed user for live subscribers (live.h). */
@@ -185,6 +186,8 @@ kalamdb_code kalamdb_open(
     if (e == ERR_OK)
         e = open_store(db, &ec);
     if (e == ERR_OK)
+        e = transfers_open(db, &ec);
+    if (e == ERR_OK)
         e = live_open(db->store, db->analytic, RING_BYTES_MAX, &db->live, &ec);
     if (e != ERR_OK) {
         if (ec.code != e)
@@ -206,6 +209,7 @@ void kalamdb_close(struct kalamdb *db)
     db->closing = true;
     for (struct kalamdb_query *q = db->queries; q != NULL; q = q->next)
         kalamdb_query_cancel(q);
+    transfers_cancel(db);
     while (db->inflight > 0)
         pthread_cond_wait(&db->idle, &db->lock);
     pthread_mutex_unlock(&db->lock);

@@ -120,6 +120,12 @@ struct scan_bounds {
  * stay pinned and descriptors open until snapshot_close. */
 enum err snapshot_input(struct snapshot *snap, const struct schema *table, const struct scan_bounds *bounds,
     bool with_tombstones, struct analytic_input *ret, struct errctx *ec) CHECKED;
+/* Gives back what all inputs so far hold: for long reads, input by input. */
+void snapshot_input_done(struct snapshot *snap);
+/* Cuts the user's messages into runs of ids of about so many rows and bytes: the last id of each, ascending,
+ * the last one INT64_MAX. The caller frees. */
+enum err snapshot_split(struct snapshot *snap, uint64_t rows_max, uint64_t bytes_max, int64_t **ret_ids,
+    size_t *ret_n, struct errctx *ec) CHECKED;
 
 /* ---- writing
  * ------------------------------------------------------------------------------------------------ */
@@ -154,6 +160,9 @@ int64_t txn_now_us(const struct txn *txn);
 /* The user's number; created (with a fresh feed) when `create`, else NOT_FOUND. */
 enum err txn_user(
     struct txn *txn, struct str user_id, bool create, uint64_t *ret_user_no, struct errctx *ec) CHECKED;
+/* Begins a new history of the user: another feed name, so that those who follow the old one drop what they
+ * hold. */
+enum err txn_feed_renew(struct txn *txn, uint64_t user_no, struct errctx *ec) CHECKED;
 uint64_t txn_cold_epoch(struct txn *txn, uint64_t user_no);
 int64_t txn_total_messages(struct txn *txn, uint64_t user_no);
 

@@ -172,19 +172,34 @@ enum err txn_head(struct txn *txn, uint64_t user_no, struct head **ret, struct e
     return e;
 }
 
+static void name_feed(struct txn *t, struct head *head)
+{
+    uint8_t random[8];
+    t->store->os->random(t->store->os->ctx, random, sizeof random);
+    head->feed_len = 2 * sizeof random;
+    for (size_t i = 0; i < sizeof random; i++) {
+        head->feed[2 * i] = "0123456789abcdef"[random[i] >> 4];
+        head->feed[2 * i + 1] = "0123456789abcdef"[random[i] & 15];
+    }
+}
+
+enum err txn_feed_renew(struct txn *txn, uint64_t user_no, struct errctx *ec)
+{
+    struct head *head;
+    enum err e = txn_head(txn, user_no, &head, ec);
+    if (e == ERR_OK)
+        name_feed(txn, head);
+    return e;
+}
+
 static enum err create_user(struct txn *t, struct str user_id, uint64_t *ret, struct errctx *ec)
 {
     if (t->refuse_writes)
         return err_set(ec, ERR_UNAVAILABLE, "writes are stopped");
     if (user_id.len == 0 || user_id.len > USER_ID_BYTES_MAX)
         return err_set(ec, ERR_INVALID_REQUEST, "a user id has 1 to %d bytes", USER_ID_BYTES_MAX);
-    uint8_t random[8];
-    t->store->os->random(t->store->os->ctx, random, sizeof random);
-    struct head head = {.next_conv_no = 1, .active_us = t->now_us, .feed_len = 2 * sizeof random};
-    for (size_t i = 0; i < sizeof random; i++) {
-        head.feed[2 * i] = "0123456789abcdef"[random[i] >> 4];
-        head.feed[2 * i + 1] = "0123456789abcdef"[random[i] & 15];
-    }
+    struct head head = {.next_conv_no = 1, .active_us = t->now_us};
+    name_feed(t, &head);
     head.user_id_len = (uint8_t)user_id.len;
     memcpy(head.user_id, user_id.ptr, user_id.len);
     uint64_t user_no = t->catalog.next_user_no;
