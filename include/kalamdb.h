@@ -183,7 +183,9 @@ enum kalamdb_event_kind {
     KALAMDB_EVENT_CHANGE,          /* op, seq, change */
     KALAMDB_EVENT_REPLAY_COMPLETE, /* message_count, last_msg_id, seq */
     KALAMDB_EVENT_CONVERSATION,    /* change: latest state of a conversation row */
-    KALAMDB_EVENT_CLOSED           /* code says why; no more events */
+    KALAMDB_EVENT_CLOSED,          /* code says why; no more events */
+    KALAMDB_EVENT_APPEND, /* change: text of an open message, at an offset; 0: in place of what was there */
+    KALAMDB_EVENT_SIGNAL  /* change: a signal as JSON; seq numbers signals, the same on all subscriptions */
 };
 enum kalamdb_change_op { KALAMDB_INSERT, KALAMDB_UPDATE, KALAMDB_DELETE };
 struct kalamdb_event {
@@ -207,8 +209,8 @@ enum kalamdb_event_kind kalamdb_subscription_next(struct kalamdb_subscription *s
 /* No wake is running nor will come after this returned. */
 void kalamdb_unsubscribe(struct kalamdb_subscription *s);
 
-/* The row as a JSON object by column name (a delete: msg_id and conversation_id). Encoded once, shared by
- * all. */
+/* The row as a JSON object by column name (a delete: msg_id and conversation_id; an append: these, offset and
+ * text; a signal: conversationId, from, kind, data). Encoded once, shared by all. */
 struct kalamdb_str kalamdb_change_json(struct kalamdb_change *c);
 void kalamdb_change_ref(struct kalamdb_change *c);
 void kalamdb_change_unref(struct kalamdb_change *c);

@@ -258,6 +258,9 @@ static void send_change(struct session *s, const struct subscription *sub, const
         buf_printf(b, ",\"op\":\"%s\",\"seq\":", ops[ev->op]);
         put_seq(b, ev->seq);
         buf_str(b, STR(",\"message\":"));
+    } else if (ev->kind == KALAMDB_EVENT_APPEND) {
+        b = message_open(s, sub, "message", false, ev->feed, 0);
+        buf_str(b, STR(",\"op\":\"append\",\"message\":"));
     } else {
         b = message_open(s, sub, "conversation", false, ev->feed, 0);
         buf_str(b, STR(",\"conversation\":"));
@@ -274,6 +277,29 @@ static void send_change(struct session *s, const struct subscription *sub, const
     counter_add(&s->worker->messages_out, 1);
     net_stream_send_shared(s->conn, buf_view(b), str_n(json.ptr, json.len),
         s->events ? STR("}\n\n") : STR("}"), release_change, ev->change);
+}
+
+/* Once per connection, however many of its subscriptions see the conversation. */
+static void send_signal(struct session *s, const struct kalamdb_event *ev)
+{
+    struct kalamdb_str json = kalamdb_change_json(ev->change);
+    bool sent = json.ptr == NULL; /* one that cannot be told is lost, as signals may be */
+    for (int i = 0; i < SIGNALS_KNOWN && !sent; i++)
+        sent = s->signals[i] == ev->seq;
+    if (!sent) {
+        s->signals[s->next_signal++ % SIGNALS_KNOWN] = ev->seq;
+        struct buf *b = &s->worker->text;
+        buf_clear(b);
+        if (s->events)
+            buf_str(b, STR("data: "));
+        buf_str(b, STR("{\"type\":\"signal\","));
+        put_one_line(b, (struct kalamdb_str){json.ptr + 1, json.len - 1}); /* an object with members */
+        if (s->events)
+            buf_str(b, STR("\n\n"));
+        if (!b->failed)
+            session_send(s, buf_view(b));
+    }
+    kalamdb_change_unref(ev->change);
 }
 
 /* The engine ended the subscription. */
@@ -304,8 +330,12 @@ static bool deliver(struct session *s, struct subscription *sub)
         send_ack(s, sub, &ev);
         break;
     case KALAMDB_EVENT_CHANGE:
+    case KALAMDB_EVENT_APPEND:
     case KALAMDB_EVENT_CONVERSATION:
         send_change(s, sub, &ev);
+        break;
+    case KALAMDB_EVENT_SIGNAL:
+        send_signal(s, &ev);
         break;
     case KALAMDB_EVENT_REPLAY_COMPLETE:
         send_replay_complete(s, sub, &ev);

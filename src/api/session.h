@@ -10,6 +10,7 @@
 
 #include "api/server.h"
 
+#define SIGNALS_KNOWN 32
 enum { WS_CODE_AUTH = 4401, WS_CODE_SLOW = 4408 };
 
 struct session;
@@ -35,6 +36,8 @@ struct session {
     struct subscription *subs, *ready_first, *ready_last;
     uint64_t next_ping_ms, auth_due_ms, timer_ms;
     uint32_t nsubs;
+    uint64_t signals[SIGNALS_KNOWN]; /* sent lately */
+    unsigned next_signal;
     bool events; /* Server-Sent Events; else WebSocket */
     bool task_posted, pumping;
 };

@@ -7,7 +7,9 @@ _Static_assert((int)KALAMDB_EVENT_PENDING == (int)LIVE_PENDING && (int)KALAMDB_E
                    (int)KALAMDB_EVENT_CHANGE == (int)LIVE_CHANGE &&
                    (int)KALAMDB_EVENT_REPLAY_COMPLETE == (int)LIVE_REPLAY_COMPLETE &&
                    (int)KALAMDB_EVENT_CONVERSATION == (int)LIVE_CONVERSATION &&
-                   (int)KALAMDB_EVENT_CLOSED == (int)LIVE_CLOSED,
+                   (int)KALAMDB_EVENT_CLOSED == (int)LIVE_CLOSED &&
+                   (int)KALAMDB_EVENT_APPEND == (int)LIVE_APPEND &&
+                   (int)KALAMDB_EVENT_SIGNAL == (int)LIVE_SIGNAL,
     "events are numbered alike");
 _Static_assert((int)KALAMDB_INSERT == (int)CHANGE_INSERT && (int)KALAMDB_UPDATE == (int)CHANGE_UPDATE &&
                    (int)KALAMDB_DELETE == (int)CHANGE_DELETE,
@@ -75,7 +77,7 @@ static void event_of(const struct live_event *from, struct kalamdb_event *ret)
 {
     *ret = (struct kalamdb_event){
         .kind = (enum kalamdb_event_kind)from->kind,
-        .op = from->op == CHANGE_CONVERSATION ? KALAMDB_UPDATE : (enum kalamdb_change_op)from->op,
+        .op = from->op > CHANGE_DELETE ? KALAMDB_UPDATE : (enum kalamdb_change_op)from->op,
         .seq = from->seq,
         .resync = from->resync,
         .feed = {from->feed.ptr, from->feed.len},

@@ -89,6 +89,25 @@ static enum err resolve(struct catchup *s, struct str feed)
     return ERR_OK;
 }
 
+/* On the committer, with the snapshot: nothing that is open in it is missing in the notes. */
+static enum err take_notes(struct catchup *s)
+{
+    struct store *store = s->sub->live->store;
+    uint64_t user_no = snapshot_user_no(s->snap);
+    free(s->notes);
+    s->notes = NULL;
+    s->note_at = 0;
+    s->nnotes = store_stream_notes(store, user_no, NULL, 0);
+    if (s->nnotes == 0)
+        return ERR_OK;
+    s->notes = malloc(s->nnotes * sizeof *s->notes);
+    if (s->notes == NULL)
+        return ERR_NO_MEMORY;
+    size_t n = store_stream_notes(store, user_no, s->notes, s->nnotes);
+    s->nnotes = n < s->nnotes ? n : s->nnotes; /* notes come on this thread only, but go on others */
+    return ERR_OK;
+}
+
 static enum err take_snapshot(struct catchup *s)
 {
     struct live *l = s->sub->live;
@@ -104,6 +123,9 @@ static enum err take_snapshot(struct catchup *s)
     s->cold_max = snapshot_cold_max_seq(snap);
     s->window = COLD_WINDOW;
     s->rows_max = COLD_ROWS;
+    e = take_notes(s);
+    if (e != ERR_OK)
+        return e;
     return s->step == STEP_RESOLVE ? resolve(s, snapshot_feed(snap)) : ERR_OK;
 }
 
@@ -168,7 +190,7 @@ static void on_barrier(struct barrier_op *op, enum err err)
         err = take_snapshot(s);
     if (err == ERR_OK && !sub->gone)
         err = take_place(s);
-    if (err != ERR_OK || (s->step == STEP_ACK && s->done == s->to))
+    if (err != ERR_OK || (s->step == STEP_ACK && s->done == s->to && s->nnotes == 0))
         catchup_drop_snapshot(s);
     pthread_mutex_unlock(&s->lock);
     op_end(s, stripe, err);
@@ -325,6 +347,7 @@ void catchup_free(struct catchup *s)
     catchup_drop_snapshot(s);
     if (s->batch != NULL)
         changes_unref(s->batch);
+    free(s->notes);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
@@ -366,13 +389,12 @@ static bool give_change(struct catchup *s, struct live_event *ev)
         return false;
     struct live_change *c = &s->batch->changes[s->given++];
     live_change_ref(c);
-    bool conversation = c->op == CHANGE_CONVERSATION;
-    *ev = (struct live_event){.kind = conversation ? LIVE_CONVERSATION : LIVE_CHANGE,
+    *ev = (struct live_event){.kind = live_kind_of(c->op),
         .op = c->op,
         .seq = c->seq,
         .feed = feed_name(s->sub->feed),
         .change = c};
-    if (!conversation) {
+    if (change_numbered(c->op)) {
         s->count++;
         s->last_msg_id = c->msg_id;
     }
@@ -391,7 +413,9 @@ static enum step_result read_more(struct catchup *s)
     bool have = s->snap != NULL;
     if (have && !cold) {
         s->used_us = os_monotonic_us(l->os);
-        e = judge(s, s->step == STEP_ROWS ? catchup_read_hot(s) : catchup_read_conversations(s));
+        e = judge(s, s->step == STEP_ROWS      ? catchup_read_hot(s)
+                     : s->step == STEP_STREAMS ? catchup_read_streams(s)
+                                               : catchup_read_conversations(s));
     }
     pthread_mutex_unlock(&s->lock);
     if (!have)
@@ -416,6 +440,19 @@ static enum step_result step_rows(struct catchup *s, struct live_event *ev)
             return r;
     }
     return give_change(s, ev) ? CATCHUP_GIVEN : CATCHUP_PAUSE;
+}
+
+static enum step_result step_streams(struct catchup *s, struct live_event *ev)
+{
+    for (;;) {
+        if (give_change(s, ev))
+            return CATCHUP_GIVEN;
+        if (s->note_at == s->nnotes)
+            return CATCHUP_OVER;
+        enum step_result r = read_more(s);
+        if (r != CATCHUP_PAUSE)
+            return r;
+    }
 }
 
 static void finish_rows(struct catchup *s)
@@ -477,6 +514,12 @@ enum step_result catchup_step(struct live_sub *sub, struct live_event *ev)
         r = step_rows(s, ev);
         if (r != CATCHUP_OVER)
             return r; /* and s may be another thread's by now */
+        s->step = STEP_STREAMS;
+        /* fall through */
+    case STEP_STREAMS:
+        r = step_streams(s, ev);
+        if (r != CATCHUP_OVER)
+            return r;
         s->step = STEP_COMPLETE;
         /* fall through */
     case STEP_COMPLETE:

@@ -2,11 +2,15 @@
  * where the subscription takes its place at the ring's tail and, in the same breath, a snapshot that shows
  * everything before; it reads the changes in (from, to] out of that snapshot, and ends when they were given.
  *
- *   subscribe ─→ [barrier] ─→ RESOLVE ─→ ACK ─→ ROWS ─→ COMPLETE ─→ CONVERSATIONS ─→ following the ring
- *                               ↑ ↓              ↑ ↓   (of replays)   (when some         │
- *                              [job]            [job]                 were missed)       │
- *                                                ↑                                       │
- *                                            [barrier] ←── ring lost, store reset ───────┘
+ *   subscribe ─→ [barrier] ─→ RESOLVE ─→ ACK ─→ ROWS ─→ STREAMS ─→ COMPLETE ─→ CONVERSATIONS ─→ following
+ *                               ↑ ↓              ↑ ↓               (of replays)   (when some     the ring
+ *                              [job]            [job]                              were missed)     │
+ *                                                ↑                                                  │
+ *                                            [barrier] ←──────── ring lost, store reset ────────────┘
+ *
+ * Appends to open messages have no numbers. The rows of a session show the text as of its snapshot, and the
+ * ring goes on from there; STREAMS gives the text so far of those open messages whose rows are no part of
+ * this session, because the client may have missed some of it (or has just come).
  *
  * In brackets: an operation is under way on another thread and owns the session (PHASE_WAITING); else
  * live_next does. A snapshot that is held too long is taken away (catchups_reap); the session then opens
@@ -32,7 +36,7 @@
 #define SNAPSHOT_IDLE_US (30 * INT64_C(1000000))
 #define SNAPSHOT_AGE_US (300 * INT64_C(1000000))
 
-enum catchup_step { STEP_RESOLVE, STEP_ACK, STEP_ROWS, STEP_COMPLETE, STEP_CONVERSATIONS };
+enum catchup_step { STEP_RESOLVE, STEP_ACK, STEP_ROWS, STEP_STREAMS, STEP_COMPLETE, STEP_CONVERSATIONS };
 
 struct catchup {
     struct barrier_op barrier;
@@ -47,6 +51,8 @@ struct catchup {
     struct analytic_input input; /* lock: of snap */
     bool has_input;
     int64_t opened_us, used_us; /* lock */
+    struct stream_note *notes;  /* lock: what may be open at the snapshot */
+    size_t nnotes, note_at;     /* lock */
 
     enum catchup_step step;
     bool replay; /* counts, and says so at its end */
@@ -103,6 +109,8 @@ enum err catchup_read_hot(struct catchup *s) CHECKED;
 enum err catchup_read_cold(struct catchup *s) CHECKED;
 /* ins_seq of the message, or of the last one before it. */
 enum err catchup_find_arrival(struct catchup *s, uint64_t *ret) CHECKED;
+/* The next open messages as a batch; none: all were given. */
+enum err catchup_read_streams(struct catchup *s) CHECKED;
 /* The next conversation rows as a batch; none: all were given. */
 enum err catchup_read_conversations(struct catchup *s) CHECKED;
 

@@ -93,6 +93,48 @@ enum err catchup_read_hot(struct catchup *s)
     return e;
 }
 
+/* ---- open messages ---- */
+
+/* A row after `from` came with this session's rows; before, the client has it, or some of it. */
+static enum err add_open(struct catchup *s, int64_t msg_id, struct batch *b, struct buf *rows)
+{
+    struct value values[MSG_NCOLUMNS];
+    struct row_meta meta;
+    struct errctx ec;
+    struct str filter = sub_filter(s->sub);
+    enum err e = snapshot_message(s->snap, msg_id, &meta, values, &ec);
+    if (e != ERR_OK)
+        return e == ERR_NOT_FOUND ? ERR_OK : e;
+    struct str conversation = values[MSG_CONVERSATION_ID].s, text = values[MSG_CONTENT].s;
+    if ((meta.flags & ROW_OPEN) == 0 || meta.seq > s->from || text.len == 0 ||
+        (filter.ptr != NULL && !str_eq(filter, conversation)))
+        return ERR_OK;
+    struct buf delta = BUF_INIT(0);
+    stream_delta_encode(
+        &delta, &(struct stream_delta){.msg_id = msg_id, .conversation_id = conversation, .text = text});
+    if (delta.failed)
+        e = ERR_NO_MEMORY;
+    else
+        changes_add(b, rows, CHANGE_APPEND, 0, msg_id, buf_view(&delta));
+    buf_release(&delta);
+    return e;
+}
+
+enum err catchup_read_streams(struct catchup *s)
+{
+    struct buf rows = BUF_INIT(0);
+    struct batch *b = changes_new(HOT_ROWS);
+    enum err e = b == NULL ? ERR_NO_MEMORY : ERR_OK;
+    size_t at = s->note_at;
+    while (e == ERR_OK && at < s->nnotes && b->n < b->cap && rows.len < HOT_BYTES)
+        e = add_open(s, s->notes[at++].msg_id, b, &rows);
+    if (b != NULL)
+        e = keep(s, b, &rows, e);
+    if (e == ERR_OK)
+        s->note_at = at;
+    return e;
+}
+
 /* ---- conversations ---- */
 
 /* A conversation that is not there has no state to tell. */

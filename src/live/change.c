@@ -22,8 +22,8 @@ struct batch *changes_new(uint32_t cap)
 static void note(struct batch *b, const struct live_change *c)
 {
     b->bytes += sizeof *c + 2 * c->row.len + JSON_OVERHEAD_BYTES;
-    if (c->op == CHANGE_CONVERSATION) {
-        b->has_conversations = true;
+    if (!change_numbered(c->op)) {
+        b->has_conversations |= c->op == CHANGE_CONVERSATION;
         return;
     }
     if (b->first_seq == 0)
@@ -46,12 +46,35 @@ struct batch *changes_of_event(struct commit_event *ev)
         *c = (struct live_change){
             .batch = b,
             .op = from->op,
-            .seq = from->op == CHANGE_CONVERSATION ? 0 : from->seq,
+            .seq = change_numbered(from->op) ? from->seq : 0,
             .conversation_id = from->conversation_id,
             .row = from->row,
         };
         note(b, c);
     }
+    return b;
+}
+
+struct batch *changes_of_signal(uint64_t number, struct str conversation_id, struct str json)
+{
+    struct batch *b = changes_new(1);
+    struct buf bytes = BUF_INIT(0);
+    if (b == NULL)
+        return NULL;
+    buf_str(&bytes, json);
+    buf_str(&bytes, conversation_id);
+    if (bytes.failed) {
+        buf_release(&bytes);
+        free(b);
+        return NULL;
+    }
+    b->storage = bytes.ptr;
+    b->changes[b->n++] = (struct live_change){.batch = b,
+        .op = CHANGE_SIGNAL,
+        .seq = number,
+        .conversation_id = str_n(bytes.ptr + json.len, conversation_id.len),
+        .row = str_n(bytes.ptr, json.len)};
+    note(b, &b->changes[0]);
     return b;
 }
 
@@ -134,16 +157,41 @@ static void put_columns(struct buf *b, const struct schema *s, const struct valu
     buf_u8(b, '}');
 }
 
-static struct json_text *encode(const struct live_change *c)
+static bool put_delta(struct buf *b, struct str bytes)
+{
+    struct stream_delta d;
+    if (stream_delta_decode(bytes, &d) != ERR_OK)
+        return false;
+    buf_str(b, STR("{\"msg_id\":"));
+    json_i64(b, d.msg_id);
+    buf_str(b, STR(",\"conversation_id\":"));
+    json_str(b, d.conversation_id);
+    buf_printf(b, ",\"offset\":%llu,\"text\":", (unsigned long long)d.offset);
+    json_str(b, d.text);
+    buf_u8(b, '}');
+    return true;
+}
+
+static bool put_row(struct buf *b, const struct live_change *c)
 {
     const struct schema *s = c->op == CHANGE_CONVERSATION ? &schema_conversations : &schema_messages;
     struct value values[SCHEMA_COLUMNS_MAX];
     struct row_meta meta;
     if (row_decode(c->row, s, &meta, values) != ERR_OK)
-        return NULL;
+        return false;
+    put_columns(b, s, values, c->op == CHANGE_DELETE);
+    return true;
+}
+
+static struct json_text *encode(const struct live_change *c)
+{
     struct buf b = BUF_INIT(0);
-    put_columns(&b, s, values, c->op == CHANGE_DELETE);
-    struct json_text *t = b.failed ? NULL : malloc(sizeof *t + b.len);
+    bool good = true;
+    if (c->op == CHANGE_SIGNAL)
+        buf_str(&b, c->row);
+    else
+        good = c->op == CHANGE_APPEND ? put_delta(&b, c->row) : put_row(&b, c);
+    struct json_text *t = !good || b.failed ? NULL : malloc(sizeof *t + b.len);
     if (t != NULL) {
         t->len = b.len;
         memcpy(t->bytes, b.ptr, b.len);

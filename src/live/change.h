@@ -14,7 +14,7 @@ struct json_text;
 struct live_change {
     struct batch *batch;
     enum change_op op;
-    uint64_t seq;               /* 0: a conversation */
+    uint64_t seq;               /* 0: without a number; a signal's own number */
     int64_t msg_id;             /* batches read from storage only */
     struct str conversation_id; /* batches of commit events only */
     struct str row;
@@ -35,6 +35,9 @@ struct batch {
 /* NULL: out of memory. Takes a reference to the event. */
 struct batch *changes_of_event(struct commit_event *ev);
 
+/* One signal; bytes are copied. NULL: out of memory. */
+struct batch *changes_of_signal(uint64_t number, struct str conversation_id, struct str json);
+
 /* A batch built from storage: new, add up to `cap` rows whose bytes go to `rows`, seal. */
 struct batch *changes_new(uint32_t cap);
 void changes_add(
@@ -42,6 +45,17 @@ void changes_add(
 /* Takes the bytes over. False, with nothing taken, when they failed to grow. */
 bool changes_seal(struct batch *b, struct buf *rows);
 
+static inline bool change_numbered(enum change_op op)
+{
+    return op <= CHANGE_DELETE;
+}
+static inline enum live_event_kind live_kind_of(enum change_op op)
+{
+    return op == CHANGE_CONVERSATION ? LIVE_CONVERSATION
+           : op == CHANGE_APPEND     ? LIVE_APPEND
+           : op == CHANGE_SIGNAL     ? LIVE_SIGNAL
+                                     : LIVE_CHANGE;
+}
 static inline void changes_ref(struct batch *b)
 {
     b->refs++;

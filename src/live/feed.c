@@ -270,6 +270,25 @@ void feed_committed(void *live, struct commit_event *ev)
     pthread_mutex_unlock(&sh->lock);
 }
 
+void live_signal(
+    struct live *l, const uint64_t *user_nos, size_t n, struct str conversation_id, struct str json)
+{
+    struct batch *b = changes_of_signal(++l->signals, conversation_id, json);
+    if (b == NULL)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        struct shard *sh = live_shard(l, user_nos[i]);
+        pthread_mutex_lock(&sh->lock);
+        struct feed *f = find(sh, user_nos[i]);
+        if (f != NULL) {
+            changes_ref(b);
+            publish(l, f, b);
+        }
+        pthread_mutex_unlock(&sh->lock);
+    }
+    changes_unref(b);
+}
+
 /* What was published stays true, so rings stay; but the store may have kept a write whose outcome it did not
  * know and never published: everybody looks into storage once. */
 void feed_reset(void *live)

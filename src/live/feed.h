@@ -92,6 +92,7 @@ struct live {
     struct listener *listeners;
     _Atomic bool closing;
     _Atomic int64_t reaped_us;
+    _Atomic uint64_t signals; /* numbers given */
 
     _Atomic uint64_t subscriptions, feeds, ring_bytes, catchups, replays, delivered;
 };

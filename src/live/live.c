@@ -161,14 +161,14 @@ static enum taken take(struct live_sub *sub, struct live_event *ev)
         if (b == NULL)
             return sub->behind ? LOST : NOTHING;
         struct live_change *c = &b->changes[sub->within];
-        bool numbered = c->op != CHANGE_CONVERSATION, old = numbered && c->seq <= sub->pos;
+        bool numbered = change_numbered(c->op), old = numbered && c->seq <= sub->pos;
         if (numbered && c->seq > sub->pos + 1)
             return LOST; /* a number that nobody published stands in storage */
         struct str filter = sub_filter(sub);
         bool give = !old && (filter.ptr == NULL || str_eq(filter, c->conversation_id));
         if (give) {
             live_change_ref(c);
-            *ev = (struct live_event){.kind = numbered ? LIVE_CHANGE : LIVE_CONVERSATION,
+            *ev = (struct live_event){.kind = live_kind_of(c->op),
                 .op = c->op,
                 .seq = c->seq,
                 .feed = feed_name(sub->feed),

@@ -13,6 +13,7 @@
 #define KALAMDB_LIVE_LIVE_H
 
 #include "store/store.h"
+#include "store/stream.h"
 
 struct live;
 struct live_sub;
@@ -47,15 +48,17 @@ enum live_event_kind {
     LIVE_CHANGE,
     LIVE_REPLAY_COMPLETE,
     LIVE_CONVERSATION,
-    LIVE_CLOSED
+    LIVE_CLOSED,
+    LIVE_APPEND,
+    LIVE_SIGNAL
 };
 struct live_event {
     enum live_event_kind kind;
     enum change_op op;          /* LIVE_CHANGE */
-    uint64_t seq;               /* ACK, CHANGE, REPLAY_COMPLETE */
+    uint64_t seq;               /* ACK, CHANGE, REPLAY_COMPLETE; of a SIGNAL: its number, grows with time */
     bool resync;                /* ACK */
     struct str feed;            /* of all but PENDING and CLOSED; lives as long as the subscription */
-    struct live_change *change; /* CHANGE, CONVERSATION */
+    struct live_change *change; /* CHANGE, CONVERSATION, APPEND, SIGNAL */
     uint64_t message_count;     /* REPLAY_COMPLETE: changes given since the ack */
     int64_t last_msg_id;        /* REPLAY_COMPLETE: of the last of them; 0: none */
     enum err code;              /* CLOSED */
@@ -73,6 +76,11 @@ void live_unsubscribe(struct live_sub *sub);
 enum err live_listen(struct live *l, const struct live_subscribe *options,
     void (*on_event)(void *state, const struct live_event *ev), const void *state, size_t state_bytes,
     struct live_sub **ret, struct errctx *ec) CHECKED;
+
+/* Gives `json` to everybody who follows one of the users and sees that conversation, unless it is lost on the
+ * way: never stored, and not for those who have to catch up. Any thread. */
+void live_signal(
+    struct live *l, const uint64_t *user_nos, size_t n, struct str conversation_id, struct str json);
 
 /* ptr NULL when memory ran out or the row cannot be read; the next call tries again. Any thread. */
 struct str live_change_json(struct live_change *c);

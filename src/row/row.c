@@ -25,6 +25,8 @@ void row_encode_head(struct buf *b, struct row_meta meta)
 {
     buf_u8(b, ROW_FORMAT);
     buf_u8(b, (uint8_t)meta.flags);
+    if ((meta.flags & ROW_OPEN) != 0)
+        buf_varint(b, meta.home);
     buf_varint(b, meta.seq);
     buf_varint(b, meta.ins_seq);
 }
@@ -54,8 +56,10 @@ static enum err decode_meta(struct reader *r, struct row_meta *ret)
     if (read_u8(r) != ROW_FORMAT)
         return ERR_CORRUPT;
     struct row_meta m = {.flags = read_u8(r)};
-    if ((m.flags & ~(unsigned)ROW_TOMBSTONE) != 0)
+    if ((m.flags & ~(unsigned)(ROW_TOMBSTONE | ROW_OPEN)) != 0 || m.flags == (ROW_TOMBSTONE | ROW_OPEN))
         return ERR_CORRUPT;
+    if ((m.flags & ROW_OPEN) != 0)
+        m.home = read_varint(r);
     m.seq = read_varint(r);
     m.ins_seq = read_varint(r);
     if (r->bad)

@@ -136,7 +136,16 @@ static enum err consider(void *arg, const struct hot_row *row, struct errctx *ec
     if (manifest_row_state(g->m, row->meta) == ROW_TAIL)
         return ERR_OK;
     err = time_within(b, row, &wanted, ec);
-    return err == ERR_OK && wanted ? row_sink_add_message(g->sink, row->msg_id, row->row, ec) : err;
+    if (err != ERR_OK || !wanted)
+        return err;
+    if ((row->meta.flags & ROW_OPEN) == 0)
+        return row_sink_add_message(g->sink, row->msg_id, row->row, ec);
+    struct buf resolved = BUF_INIT(0);
+    err = stream_resolve(g->snap, row->row, &resolved, ec);
+    if (err == ERR_OK)
+        err = row_sink_add_message(g->sink, row->msg_id, buf_view(&resolved), ec);
+    buf_release(&resolved);
+    return err;
 }
 
 /* ---- few rows, by index ---- */

@@ -71,6 +71,8 @@ static enum err survey_row(void *arg, const struct hot_row *row, struct errctx *
     struct row_meta meta = row->meta;
     if (p->in_tombstones)
         meta.flags |= ROW_TOMBSTONE;
+    if ((meta.flags & ROW_OPEN) != 0)
+        return ERR_OK; /* passed by, until it is closed */
     enum row_state state = manifest_row_state(p->m, meta);
     if (state == ROW_OVERLAY) {
         size_t i = (size_t)(manifest_file_of(p->m, meta.ins_seq) - p->m->files);
@@ -218,7 +220,7 @@ static enum err copy_row(void *arg, const struct hot_row *row, struct errctx *ec
     const struct plan *p = c->plan;
     bool excludes = p->m != NULL && cold_row_excludes(p->m, c->files, row, c->in_tombstones);
     enum err err = excludes ? row_sink_exclude(&c->batch->sink, row->msg_id, ec) : ERR_OK;
-    if (err != ERR_OK || c->in_tombstones)
+    if (err != ERR_OK || c->in_tombstones || (row->meta.flags & ROW_OPEN) != 0)
         return err;
     bool fresh = manifest_row_state(p->m, row->meta) == ROW_FRESH && row->meta.ins_seq <= p->new_watermark;
     return excludes || fresh ? batch_add(c->batch, row, ec) : ERR_OK;

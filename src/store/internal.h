@@ -18,6 +18,7 @@
 #include "store/manifest.h"
 #include "store/purge.h"
 #include "store/store.h"
+#include "store/stream.h"
 #include <pthread.h>
 #include <rocksdb/c.h>
 #include <stdatomic.h>
@@ -119,6 +120,13 @@ struct store {
         struct manifest_slot slots[MANIFEST_SLOTS];
     } manifests;
 
+    struct {
+        pthread_mutex_t lock; /* leaf */
+        struct stream_note *items;
+        size_t count, cap;
+    } notes; /* streams that may be open: stream.h */
+    _Atomic uint64_t streams_lost;
+
     struct committer *committer;
     struct consolidator *consolidator; /* set by consolidator_open before it starts its thread */
 
@@ -190,6 +198,15 @@ void manifest_cache_clear(struct store *s);
 void hot_iter_make_stale(struct hot_iter *it);
 /* Of the row that hot_iter_next gave last: its conversation's number. Not for SCAN_TABLE. */
 uint32_t hot_iter_conv_no(const struct hot_iter *it);
+/* stream_read.c: an open row's envelope with the text so far as of the snapshot, appended to `ret`. db_lock
+ * is read-held and the snapshot is not stale. */
+enum err stream_resolve(struct snapshot *snap, struct str row, struct buf *ret, struct errctx *ec) CHECKED;
+/* stream.c: may the record be dropped by now? */
+bool stream_record_expired(struct str value, int64_t now_us);
+static inline bool row_is_open(struct str row)
+{
+    return row.len > 1 && ((unsigned char)row.ptr[1] & ROW_OPEN) != 0;
+}
 /* Calls fn for every user of the catalog until it says false. Without a lock held; users that come meanwhile
  * may be missed. */
 enum err store_each_user(struct store *s, bool (*fn)(void *arg, uint64_t user_no, struct str user_id),

@@ -25,7 +25,7 @@ struct hot_iter {
     uint32_t conv_no, row_conv_no;
     const struct schema *table;
     struct range outer, inner; /* inner: members of the conversation that outer stands at */
-    struct buf row;
+    struct buf row, resolved;
 };
 
 /* ---- ranges ------------------------------------------------------------------------------------------- */
@@ -207,6 +207,7 @@ void hot_iter_close(struct hot_iter *it)
         it->next->prev = it->prev;
     pthread_rwlock_unlock(&it->snap->store->db_lock);
     buf_release(&it->row);
+    buf_release(&it->resolved);
     free(it);
 }
 
@@ -367,8 +368,13 @@ enum err hot_iter_next(struct hot_iter *it, struct str *ret_row, struct errctx *
 {
     pthread_rwlock_rdlock(&it->snap->store->db_lock);
     enum err e = next_locked(it, ec);
+    bool open = e == ERR_OK && it->order != SCAN_TABLE && row_is_open(buf_view(&it->row));
+    if (open) {
+        buf_clear(&it->resolved);
+        e = stream_resolve(it->snap, buf_view(&it->row), &it->resolved, ec);
+    }
     pthread_rwlock_unlock(&it->snap->store->db_lock);
     if (e == ERR_OK)
-        *ret_row = buf_view(&it->row);
+        *ret_row = buf_view(open ? &it->resolved : &it->row);
     return e;
 }

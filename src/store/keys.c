@@ -120,6 +120,27 @@ struct key key_ref(uint64_t user_no, enum key_space space, struct str content_re
     return k;
 }
 
+struct key key_chunks_of(uint64_t user_no, int64_t msg_id)
+{
+    struct key k = prefix_of(user_no, SPACE_STREAMS);
+    add_be64(&k, (uint64_t)msg_id);
+    return k;
+}
+
+struct key key_chunk(uint64_t user_no, int64_t msg_id, uint64_t offset)
+{
+    struct key k = key_chunks_of(user_no, msg_id);
+    add_be64(&k, offset);
+    return k;
+}
+
+struct key key_stream(int64_t msg_id)
+{
+    struct key k = prefix_of(CATALOG_USER_NO, CATALOG_STREAMS);
+    add_be64(&k, (uint64_t)msg_id);
+    return k;
+}
+
 struct key key_after(const struct key *k)
 {
     struct key after = *k;
@@ -145,6 +166,23 @@ bool key_parse_id(struct str key, int64_t *ret_msg_id)
     if (key.len != KEY_PREFIX_BYTES + 8)
         return false;
     *ret_msg_id = (int64_t)~get_be64(key.ptr + KEY_PREFIX_BYTES);
+    return true;
+}
+
+bool key_parse_chunk(struct str key, int64_t *ret_msg_id, uint64_t *ret_offset)
+{
+    if (key.len != KEY_PREFIX_BYTES + 16 || get_be32(key.ptr + 8) != SPACE_STREAMS)
+        return false;
+    *ret_msg_id = (int64_t)get_be64(key.ptr + KEY_PREFIX_BYTES);
+    *ret_offset = get_be64(key.ptr + KEY_PREFIX_BYTES + 8);
+    return true;
+}
+
+bool key_parse_stream(struct str key, int64_t *ret_msg_id)
+{
+    if (key.len != KEY_PREFIX_BYTES + 8 || get_be32(key.ptr + 8) != CATALOG_STREAMS)
+        return false;
+    *ret_msg_id = (int64_t)get_be64(key.ptr + KEY_PREFIX_BYTES);
     return true;
 }
 

@@ -22,7 +22,7 @@
  *   GROUP_MEMBERS         user id                           user_no u64 | u8 1: present, 0: past | history
  *                                                           cursor i64 | row envelope of conversation_users
  * The partition of a group, or of the owner of an ai conversation, has
- *   STREAMS               ~msg_id u64, offset u64           text of a stream
+ *   STREAMS               msg_id u64 | offset u64           text of an open message from that byte on
  *
  * User 0 is the catalog: CATALOG_FORMAT (u32 version), CATALOG_STATE (highest msg_id, next user_no …),
  * CATALOG_USERS (user id → user_no), CATALOG_GROUPS (conversation id → group_no), CATALOG_BLOBS (16 bytes of
@@ -94,12 +94,20 @@ struct key key_membership(uint64_t user_no, uint32_t conv_no);
 struct key key_client_id(uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id);
 /* REFS or CATALOG_BLOBS. */
 struct key key_ref(uint64_t user_no, enum key_space space, struct str content_ref);
+/* STREAMS; `offset` in bytes. */
+struct key key_chunk(uint64_t user_no, int64_t msg_id, uint64_t offset);
+/* STREAMS up to the message. */
+struct key key_chunks_of(uint64_t user_no, int64_t msg_id);
+/* CATALOG_STREAMS. */
+struct key key_stream(int64_t msg_id);
 /* The smallest key after everything that starts with k. */
 struct key key_after(const struct key *k);
 
 /* Reading them back; false: not such a key. */
 bool key_parse_message(struct str key, uint32_t *ret_conv_no, int64_t *ret_msg_id);
 bool key_parse_id(struct str key, int64_t *ret_msg_id);
+bool key_parse_chunk(struct str key, int64_t *ret_msg_id, uint64_t *ret_offset);
+bool key_parse_stream(struct str key, int64_t *ret_msg_id);
 
 /* Value of SEQ. */
 struct seq_entry {

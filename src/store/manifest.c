@@ -299,6 +299,8 @@ enum row_state manifest_row_state(const struct manifest *m, struct row_meta meta
     /* Nothing cold to agree with: a live row shows itself, a tombstone has nothing left to hide. */
     if (f == NULL)
         return meta.flags & ROW_TOMBSTONE ? ROW_TAIL : ROW_FRESH;
+    if ((meta.flags & ROW_OPEN) != 0) /* no file has taken it in, or what one has is old */
+        return ROW_OVERLAY;
     return meta.seq <= f->as_of ? ROW_TAIL : ROW_OVERLAY;
 }
 

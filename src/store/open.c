@@ -40,7 +40,12 @@ static unsigned char expired(void *state, int level, const char *key, size_t key
     (void)new_value;
     (void)new_len;
     *changed = 0;
-    if (key_len < KEY_PREFIX_BYTES || get_be32(key + 8) != SPACE_CLIENT_IDS || value_len != 16)
+    if (key_len < KEY_PREFIX_BYTES)
+        return 0;
+    if (get_be32(key + 8) == CATALOG_STREAMS)
+        return stream_record_expired(
+            str_n(value, value_len), atomic_load_explicit(&s->expiry_before_us, memory_order_relaxed));
+    if (get_be32(key + 8) != SPACE_CLIENT_IDS || value_len != 16)
         return 0;
     int64_t now_us = atomic_load_explicit(&s->expiry_before_us, memory_order_relaxed);
     return (int64_t)get_be64(value + 8) < now_us - CLIENT_ID_RETENTION_US;
@@ -210,6 +215,7 @@ static void init_locks(struct store *s)
     pthread_rwlockattr_destroy(&attr);
     pthread_mutex_init(&s->snaps.lock, NULL);
     pthread_mutex_init(&s->manifests.lock, NULL);
+    pthread_mutex_init(&s->notes.lock, NULL);
     pins_init(&s->pins, s->os);
 }
 
@@ -234,6 +240,8 @@ static void dismantle(struct store *s)
     pthread_rwlock_destroy(&s->db_lock);
     pthread_mutex_destroy(&s->snaps.lock);
     pthread_mutex_destroy(&s->manifests.lock);
+    pthread_mutex_destroy(&s->notes.lock);
+    free(s->notes.items);
     free((char *)s->cfg.data_dir);
     free(s->hot_dir);
     free(s);

@@ -351,6 +351,22 @@ enum err snapshot_conversation(
     return ERR_OK;
 }
 
+/* With the text so far, in the snapshot's arena. */
+static enum err resolve_open(struct snapshot *snap, struct str row, struct str *ret, struct errctx *ec)
+{
+    struct buf b = BUF_INIT(0);
+    pthread_rwlock_rdlock(&snap->store->db_lock);
+    enum err e = snap->rocks == NULL ? unavailable(ec) : stream_resolve(snap, row, &b, ec);
+    pthread_rwlock_unlock(&snap->store->db_lock);
+    struct str copy = e == ERR_OK ? arena_str(&snap->arena, buf_view(&b)) : STR_NULL;
+    buf_release(&b);
+    if (e == ERR_OK && copy.ptr == NULL)
+        e = err_set(ec, ERR_NO_MEMORY, "out of memory");
+    if (e == ERR_OK)
+        *ret = copy;
+    return e;
+}
+
 /* The envelope of a hot message or tombstone. */
 static enum err message_row(struct snapshot *snap, int64_t msg_id, struct str *ret, struct errctx *ec)
 {
@@ -369,6 +385,8 @@ static enum err message_row(struct snapshot *snap, int64_t msg_id, struct str *r
         return err_internal(ec, ERR_CORRUPT, "an id entry is damaged");
     k = key_message(snap->user_no, get_be32(value.ptr), msg_id);
     e = snapshot_get(snap, &k, ret, ec);
+    if (e == ERR_OK && row_is_open(*ret))
+        return resolve_open(snap, *ret, ret, ec);
     return e == ERR_NOT_FOUND ? err_internal(ec, ERR_CORRUPT, "an id entry has no row") : e;
 }
 

@@ -249,13 +249,20 @@ enum err txn_members_delete(struct txn *txn, const struct conversation *c, struc
 /* ---- publication
  * -------------------------------------------------------------------------------------------- */
 
-enum change_op { CHANGE_INSERT, CHANGE_UPDATE, CHANGE_DELETE, CHANGE_CONVERSATION };
+enum change_op {
+    CHANGE_INSERT,
+    CHANGE_UPDATE,
+    CHANGE_DELETE,
+    CHANGE_CONVERSATION, /* from here on without a number */
+    CHANGE_APPEND,       /* text of an open message: stream.h */
+    CHANGE_SIGNAL        /* never stored: live's own */
+};
 struct change {
     enum change_op op;
-    uint64_t seq, ins_seq; /* 0 for CHANGE_CONVERSATION */
+    uint64_t seq, ins_seq; /* 0 where there is no number */
     uint32_t conv_no;
     struct str conversation_id;
-    struct str row; /* envelope: messages, or the conversations row */
+    struct str row; /* envelope: messages, or the conversations row; CHANGE_APPEND: a stream_delta */
 };
 /* All changes of one user in one durable group, in _seq order. Reference-counted; starts with the store's
  * reference, which it drops after the listener returned. */

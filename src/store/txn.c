@@ -42,6 +42,8 @@ enum err catalog_decode(struct str bytes, struct catalog_state *ret)
 void txn_begin_op(struct txn *t)
 {
     arena_clear(&t->arena);
+    t->stream_opening = t->stream_closing = false;
+    t->stream_home = t->opened = t->opened_home = 0;
     heads_begin_op(&t->heads);
     t->catalog_saved = t->catalog;
     t->pending_saved = t->pending.count;

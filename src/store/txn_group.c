@@ -368,6 +368,8 @@ enum err txn_group_insert(
     struct str columns = STR_NULL;
     if (e == ERR_OK)
         e = txn_message_columns(txn, values, &columns, ec);
+    if (txn->stream_opening && txn->stream_home == 0)
+        txn->stream_home = g->group_no;
     for (size_t i = 0; e == ERR_OK && i < n; i++) {
         struct conversation c;
         struct row_meta meta;

@@ -159,6 +159,7 @@ enum err txn_message_copy(struct txn *txn, struct conversation *c, const struct 
         return e;
     struct head *h = &entry->head;
     struct row_meta meta = {.seq = h->seq + 1, .ins_seq = h->seq + 1};
+    txn_stream_mark(txn, c->user_no, &meta);
     buf_clear(&txn->scratch);
     row_encode_head(&txn->scratch, meta);
     buf_str(&txn->scratch, columns);
@@ -201,6 +202,7 @@ struct target {
     size_t bytes;         /* of the hot envelope */
     struct str ref;       /* content_ref of the hot row; ptr NULL: none */
     bool fresh;           /* in no file */
+    bool uncovered;       /* … although the watermark has passed it */
 };
 
 /* Finds the row as it stands and makes sure that it is still what the caller read. A row that is not hot can
@@ -244,6 +246,7 @@ static enum err find_target(struct txn *t, const struct conversation *c, int64_t
     if (e != ERR_OK)
         return e;
     target.fresh = manifest_row_state(m, target.meta) == ROW_FRESH;
+    target.uncovered = target.fresh && m != NULL && target.meta.ins_seq <= m->watermark;
     manifest_unref(m);
     if (target.fresh && !target.hot)
         return err_set(ec, ERR_RETRY, "the row has moved");
@@ -258,8 +261,19 @@ enum err txn_message_update(struct txn *txn, struct conversation *c, struct valu
     enum err e = find_target(txn, c, values[MSG_ID].i, expected_seq, ins_seq, cold_epoch, &target, ec);
     if (e != ERR_OK)
         return e;
+    bool was_open = (target.meta.flags & ROW_OPEN) != 0;
+    if (was_open && !txn->stream_closing) {
+        err_set(ec, ERR_CONFLICT, "message %lld is still being streamed", (long long)values[MSG_ID].i);
+        err_hint(ec, "It can be changed when its stream has ended; it can be deleted at any time.");
+        return ec->code;
+    }
     struct head *h = target.head;
     struct row_meta meta = {.seq = h->seq + 1, .ins_seq = target.meta.ins_seq};
+    /* While it was open the file that would have covered it went away, with all its rows. A file covers a
+     * range of arrivals, so it has to arrive anew to be taken into one. */
+    if (was_open && target.uncovered)
+        meta.ins_seq = meta.seq;
+    txn_stream_mark(txn, c->user_no, &meta);
     values[MSG_SEQ] = value_i64((int64_t)meta.seq);
     values[MSG_INS_SEQ] = value_i64((int64_t)meta.ins_seq);
     c->values[CONV_UPDATED] = value_ts(txn->now_us);
@@ -294,6 +308,10 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
     int64_t id = values[MSG_ID].i;
     struct target target = {0};
     enum err e = find_target(txn, c, id, expected_seq, ins_seq, cold_epoch, &target, ec);
+    if (e != ERR_OK)
+        return e;
+    if ((target.meta.flags & ROW_OPEN) != 0)
+        e = txn_stream_lose_copy(txn, id, target.meta.home, ec);
     if (e != ERR_OK)
         return e;
     c->values[CONV_TOTAL_MESSAGES].i -= c->values[CONV_TOTAL_MESSAGES].i > 0;

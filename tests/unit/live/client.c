@@ -172,6 +172,9 @@ void client_event(struct client *c, const struct live_event *ev)
         c->code = ev->code;
         note(c, "X ");
         break;
+    case LIVE_APPEND: /* no test with this client has open messages or signals */
+    case LIVE_SIGNAL:
+        fail();
     case LIVE_PENDING:
         break;
     }

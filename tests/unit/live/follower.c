@@ -73,6 +73,8 @@ static void on_event(struct follower *r, const struct live_event *ev)
     case LIVE_CLOSED:
         r->closed = ev->code;
         break;
+    case LIVE_APPEND:
+    case LIVE_SIGNAL:
     case LIVE_PENDING:
         break;
     }

@@ -65,6 +65,8 @@ static void on_event(void *arg, const struct kalamdb_event *ev)
     case KALAMDB_EVENT_CLOSED:
         put(l, "closed:%s", kalamdb_code_name(ev->code));
         break;
+    case KALAMDB_EVENT_APPEND:
+    case KALAMDB_EVENT_SIGNAL:
     case KALAMDB_EVENT_PENDING:
         break;
     }
