@@ -1,9 +1,11 @@
 /* A connection from accept to close: reading through the loop's one buffer, writing what is queued, ending.
  */
 #include "net/conn.h"
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define VECTORS 32
@@ -136,10 +138,12 @@ static void after_flush(struct net_conn *c)
         ending_advance(c);
     } else if (c->state == CONN_HTTP) {
         http_conn_resume(c);
-    } else if ((c->state == CONN_WEBSOCKET || c->state == CONN_CHUNKED) && c->out.bytes <= cap / 2) {
-        if (!c->reading)
+    } else if (c->state == CONN_WEBSOCKET || c->state == CONN_CHUNKED) {
+        if (c->state == CONN_CHUNKED)
+            http_conn_resume(c);
+        else if (!c->reading && c->out.bytes <= cap / 2)
             conn_set_reading(c, true);
-        if (c->was_full) {
+        if (c->was_full && c->out.bytes <= cap / 2 && c->stream.ops != NULL) {
             c->was_full = false;
             c->stream.ops->drained(c->stream.arg);
         }
@@ -224,8 +228,12 @@ static void on_end_of_input(struct net_conn *c, bool orderly)
 {
     c->eof = true;
     /* Answers that only wait for the socket are still sent; work for a client that left is stopped. */
-    if (orderly && c->state == CONN_HTTP && c->http.first == NULL && c->out.bytes > 0)
+    struct net_request *first = c->http.first;
+    if (orderly && c->state == CONN_HTTP && first == NULL && c->out.bytes > 0)
         conn_end(c);
+    else if (orderly && c->state == CONN_HTTP && first != NULL && first->file != NULL && first->begun &&
+             first->next == NULL)
+        first->close_after = c->stop_parsing = true; /* the rest of the file, then the end */
     else if (!orderly || c->state != CONN_ENDING || (c->out.bytes == 0 && c->write == NULL))
         conn_close(c);
 }
@@ -245,6 +253,8 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
             http_conn_input(c, buf->base, (size_t)n);
         else if (c->websocket && c->state != CONN_LINGER)
             stream_input(c, buf->base, (size_t)n);
+        else if (c->state == CONN_CHUNKED)
+            http_conn_input(c, buf->base, (size_t)n);
     }
     conn_flush_dirty(loop);
 }
@@ -260,11 +270,24 @@ void conn_set_reading(struct net_conn *c, bool on)
         conn_close(c);
 }
 
+/* What the kernel has not delivered. It asks for more only when a third of its buffer is free, which for a
+ * slow reader of a download may take longer than any timeout: what the peer acknowledges is progress too. */
+static size_t kernel_queue(const struct net_conn *c)
+{
+    uv_os_fd_t fd;
+    int n = 0;
+    if (c->websocket || uv_fileno((const uv_handle_t *)&c->tcp, &fd) != 0 || ioctl(fd, SIOCOUTQ, &n) != 0)
+        return 0;
+    return (size_t)n;
+}
+
 uint64_t net_stream_stalled_since(struct net_conn *c)
 {
     if (c->write == NULL)
         return 0;
     size_t left = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+    if (c->state != CONN_CHUNKED || c->stream.finite)
+        left += kernel_queue(c);
     if (left != c->kernel_left) {
         c->kernel_left = left;
         c->last_progress_ms = uv_now(c->tcp.loop);
@@ -291,7 +314,10 @@ void conn_timer_fired(struct net_conn *c, uint64_t now_ms)
         break;
     case CONN_WEBSOCKET:
     case CONN_CHUNKED:
-        c->stream.ops->timer(c->stream.arg, now_ms);
+        if (c->stream.finite)
+            stream_expired(c, now_ms);
+        else
+            c->stream.ops->timer(c->stream.arg, now_ms);
         break;
     case CONN_ENDING:
         ending_expired(c, now_ms);

@@ -29,6 +29,7 @@
 #define LINGER_TOTAL_MS 30000
 #define ENDING_STALL_MS 10000
 #define BODY_BYTES_PER_S_MIN 16384
+#define STREAMED_BYTES_PER_S_MIN 1024 /* of a body that is handed out: it costs little to wait for */
 #define PIPELINE_BYTES_MAX (1u << 20)
 #define BODY_BYTES_TOTAL_MAX ((size_t)512 << 20) /* over all loops; beyond it bodies are refused with 503 */
 #define REFUSALS_MAX 256 /* connections over max_connections that still get an answer */
@@ -45,24 +46,31 @@ struct net_conn {
     uint64_t last_input_ms, last_progress_ms, ending_ms;
     size_t kernel_left; /* of `write`, when last looked at */
     uint8_t state;      /* enum conn_state */
-    bool dirty, reading, was_full, stop_parsing, websocket, close_frame_seen, close_frame_sent, http10,
-        slow_close, eof;
-    union {
-        struct {
-            struct http_parser *parser; /* NULL between requests */
-            struct net_request *current, *first, *last;
-            char *carry; /* bytes read, not yet parsed */
-            size_t carry_len;
-            uint64_t began_ms; /* first byte of `current` */
-            size_t pipelined_bytes;
-            uint32_t depth;
-        } http;
-        struct {
-            struct ws_decoder decoder;
-            const struct net_stream_ops *ops;
-            void *arg;
-        } stream;
-    };
+    bool dirty, reading, was_full, stop_parsing, websocket, close_frame_seen, close_frame_sent, raw,
+        slow_close, eof; /* raw: no chunk framing */
+    struct {
+        struct http_parser *parser; /* NULL between requests */
+        struct net_request *current, *first, *last;
+        struct net_request *asked; /* in the pipeline: its head is before the handler */
+        struct net_request
+            *incoming; /* its body is handed out; in the pipeline, or (CONN_CHUNKED) on its own */
+        char *carry;   /* bytes read, not yet parsed */
+        size_t carry_len;
+        uint64_t began_ms; /* first byte of `current`, or of the body of `incoming` */
+        uint64_t paused_ms;
+        size_t pipelined_bytes;
+        uint32_t depth;
+        bool paused; /* `incoming` takes no more for now */
+        bool again;  /* the parser has more to say even without bytes */
+    } http;
+    struct { /* CONN_WEBSOCKET, CONN_CHUNKED; the decoder until the end */
+        struct ws_decoder decoder;
+        const struct net_stream_ops *ops;
+        void *arg;
+        uint64_t left; /* of an announced length */
+        bool sized;    /* the length was announced */
+        bool finite;   /* net_stream_answer */
+    } stream;
 };
 
 struct net_loop {
@@ -127,7 +135,9 @@ void conn_arm(struct net_conn *c, uint64_t due_ms);
 
 /* serve.c: the HTTP state */
 void http_conn_input(struct net_conn *c, const char *data, size_t n);
-void http_conn_resume(struct net_conn *c); /* after a flush: parse what had to wait */
+void http_conn_resume(struct net_conn *c); /* after a flush: send more of a file, parse what had to wait */
+void http_continue(struct net_conn *c);    /* 100, where one is due */
+void http_parser_put(struct net_conn *c);
 void http_conn_refuse(struct net_conn *c, enum http_failure failure, const char *why);
 void http_conn_release(struct net_conn *c); /* aborts its requests */
 uint64_t http_conn_deadline(const struct net_conn *c);
@@ -137,8 +147,26 @@ void request_free(struct net_request *req);
 void request_head(struct net_request *req, struct buf *head, int status, struct str content_type,
     struct str headers, int64_t content_length);
 
+/* answer.c: what is sent back */
+void http_answers_advance(struct net_conn *c); /* sends the answers that are due, in order */
+
+/* body.c: a body that is handed out */
+void body_piece(struct net_conn *c, struct str bytes);
+void body_end(struct net_conn *c);
+void body_fail(struct net_conn *c, enum http_failure failure, const char *why);
+void body_forget(struct net_conn *c); /* CONN_CHUNKED ends: nobody is told */
+uint64_t body_deadline(const struct net_conn *c);
+
+/* file.c: answers out of files */
+struct file_answer *file_answer_new(struct net_loop *loop, int fd, uint64_t offset, uint64_t length);
+void file_answer_free(struct file_answer *f); /* NULL allowed; a read under way ends first */
+/* Queues what there is room for. True: all of it is queued. False: more will be; or the connection was
+ * closed. */
+bool file_advance(struct net_conn *c, struct file_answer *f);
+
 /* stream.c: the stream states */
 void stream_input(struct net_conn *c, char *data, size_t n);
 void stream_release(struct net_conn *c); /* tells `closed` */
+void stream_expired(struct net_conn *c, uint64_t now_ms);
 
 #endif

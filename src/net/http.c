@@ -188,7 +188,9 @@ static int on_headers_complete(llhttp_t *ll)
     int rc = check_headers(p, m);
     if (rc != 0)
         return rc;
-    if ((ll->flags & F_CONTENT_LENGTH) != 0 && ll->content_length > p->max_body_bytes)
+    p->hand_out = false;
+    p->body_bytes = 0;
+    if (!p->ask && !http_parser_body(p, p->max_body_bytes, false))
         return fail(p, HTTP_BODY_TOO_LARGE, "request body is too large");
     bool has_body = (ll->flags & F_CHUNKED) != 0 || ll->content_length > 0;
     /* Other upgrades (h2c) are not taken: the request is answered as it stands. */
@@ -197,15 +199,35 @@ static int on_headers_complete(llhttp_t *ll)
     if (!has_body)
         m->expects_continue = false;
     m->headers_done = true;
-    return 0;
+    if (!p->ask || !has_body)
+        return 0;
+    p->stopped = HTTP_HEAD_READ;
+    return HPE_PAUSED;
+}
+
+bool http_parser_body(struct http_parser *p, uint64_t max_bytes, bool hand_out)
+{
+    if ((p->ll.flags & F_CONTENT_LENGTH) != 0 && p->ll.content_length > max_bytes)
+        return false;
+    p->body_max = max_bytes;
+    p->hand_out = hand_out;
+    return true;
 }
 
 static int on_body(llhttp_t *ll, const char *at, size_t n)
 {
     struct http_parser *p = parser_of(ll);
     struct http_message *m = p->message;
-    if (m->body.len + n > p->max_body_bytes)
+    if (n == 0) /* fed with nothing in the middle of a span */
+        return 0;
+    if (n > p->body_max - p->body_bytes)
         return fail(p, HTTP_BODY_TOO_LARGE, "request body is too large");
+    p->body_bytes += n;
+    if (p->hand_out) {
+        p->piece = str_n(at, n);
+        p->stopped = HTTP_BODY_PIECE;
+        return HPE_PAUSED;
+    }
     if (m->body.len == 0 && ll->content_length > 0 && (ll->flags & F_CHUNKED) == 0 &&
         n < ll->content_length) {
         /* One growth, but not on the word of a header alone: at most 64 KiB ahead of what came. */
@@ -218,7 +240,7 @@ static int on_body(llhttp_t *ll, const char *at, size_t n)
 
 static int on_complete(llhttp_t *ll)
 {
-    (void)ll;
+    parser_of(ll)->stopped = HTTP_MESSAGE;
     return HPE_PAUSED;
 }
 
@@ -304,12 +326,14 @@ enum http_progress http_parser_feed(struct http_parser *p, const char *data, siz
     if (p->failure == HTTP_OK && (e == HPE_PAUSED || e == HPE_PAUSED_UPGRADE)) {
         const char *at = llhttp_get_error_pos(&p->ll);
         *ret_used = at != NULL && at >= data && at <= data + n ? (size_t)(at - data) : n;
-        p->begun = p->head_seen = false;
-        p->line_bytes = p->lines = 0;
-        p->span = SPAN_NONE;
         if (e == HPE_PAUSED)
             llhttp_resume(&p->ll);
-        return HTTP_MESSAGE;
+        if (p->stopped == HTTP_MESSAGE) {
+            p->begun = p->head_seen = false;
+            p->line_bytes = p->lines = 0;
+            p->span = SPAN_NONE;
+        }
+        return p->stopped;
     }
     bool version = e == HPE_INVALID_VERSION || e == HPE_PAUSED_H2_UPGRADE;
     fail(p, version ? HTTP_VERSION_UNSUPPORTED : HTTP_BAD_REQUEST, error_text(e));
@@ -323,6 +347,10 @@ const char *http_reason(int status)
         return "OK";
     case 204:
         return "No Content";
+    case 206:
+        return "Partial Content";
+    case 304:
+        return "Not Modified";
     case 400:
         return "Bad Request";
     case 401:
@@ -337,10 +365,14 @@ const char *http_reason(int status)
         return "Request Timeout";
     case 409:
         return "Conflict";
+    case 412:
+        return "Precondition Failed";
     case 413:
         return "Content Too Large";
     case 414:
         return "URI Too Long";
+    case 416:
+        return "Range Not Satisfiable";
     case 417:
         return "Expectation Failed";
     case 426:

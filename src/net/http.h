@@ -56,12 +56,26 @@ struct str http_message_target(const struct http_message *m);
 /* First header of that (lower-case) name; ptr NULL when absent. */
 struct str http_message_header(const struct http_message *m, struct str name);
 
+enum http_progress {
+    HTTP_MORE,       /* all input taken */
+    HTTP_HEAD_READ,  /* with `ask`: the head of a message with a body; feed the rest, even if that is nothing
+                      */
+    HTTP_BODY_PIECE, /* a piece of a body that is handed out: parser->piece; feed the rest, even if … */
+    HTTP_MESSAGE,    /* a whole one: take parser->message away, set another, feed the rest */
+    HTTP_FAILED      /* parser->failure and ->why; the parser takes no more */
+};
+
 struct http_parser {
     llhttp_t ll;
     struct http_message *message; /* where the current one goes; the owner sets it before bytes come */
     size_t max_body_bytes;
-    uint8_t span; /* what the current header bytes are: name or value */
-    bool begun;   /* bytes of a message have been seen */
+    bool ask; /* stop with HTTP_HEAD_READ where a body follows: http_parser_body says what to do with it */
+    bool hand_out;    /* this body comes piece by piece (HTTP_BODY_PIECE) instead of into message->body */
+    struct str piece; /* HTTP_BODY_PIECE: into the bytes fed */
+    uint64_t body_max, body_bytes; /* of this message: allowed, come */
+    enum http_progress stopped;    /* why the last callback paused */
+    uint8_t span;                  /* what the current header bytes are: name or value */
+    bool begun;                    /* bytes of a message have been seen */
     enum http_failure failure;
     const char *why; /* static text for a failure */
     /* where the look at the head's raw lines stands */
@@ -70,13 +84,10 @@ struct http_parser {
     bool head_seen;
 };
 
-enum http_progress {
-    HTTP_MORE,    /* all input taken */
-    HTTP_MESSAGE, /* a whole one: take parser->message away, set another, feed the rest */
-    HTTP_FAILED   /* parser->failure and ->why; the parser takes no more */
-};
-
 void http_parser_init(struct http_parser *p, size_t max_body_bytes);
+/* Between HTTP_HEAD_READ and the next feed: how much body there may be, and whether it is handed out or
+ * collected. False: the head announces more (nothing has changed). */
+bool http_parser_body(struct http_parser *p, uint64_t max_bytes, bool hand_out);
 enum http_progress http_parser_feed(struct http_parser *p, const char *data, size_t n, size_t *ret_used);
 
 /* ---- answers

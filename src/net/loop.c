@@ -113,7 +113,8 @@ static void each_conn(struct net_loop *loop, void (*fn)(struct net_conn *c))
 
 static void stop_stream(struct net_conn *c)
 {
-    net_stream_close(c, WS_GOING_AWAY, STR("server is shutting down"), false);
+    if (!c->stream.finite)
+        net_stream_close(c, WS_GOING_AWAY, STR("server is shutting down"), false);
 }
 
 static void stop_idle(struct net_conn *c)

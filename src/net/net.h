@@ -3,9 +3,10 @@
  * Threading: one thread per loop; everything about a connection, its requests and its stream happens on its
  * loop's thread. Other threads reach a loop through net_post only.
  *
- * Lifetimes: a request belongs to the handler from `request` (or `failed`) until it calls exactly one of
- * net_respond, net_stream_websocket and net_stream_chunked, also after `aborted`. A stream belongs to its
- * connection; its owner is told `closed` exactly once, after which it must not touch the connection. */
+ * Lifetimes: a request belongs to the handler from `request` (or `failed`, or net_request_stream) until it
+ * calls exactly one of net_respond, net_respond_file, net_stream_websocket, net_stream_chunked and
+ * net_stream_answer, also after `aborted`. A stream belongs to its connection; its owner is told `closed`
+ * exactly once, after which it must not touch the connection. */
 #ifndef KALAMDB_NET_NET_H
 #define KALAMDB_NET_NET_H
 
@@ -40,15 +41,24 @@ struct net_request {
     struct buf body;    /* the answer's body is built here */
     void *user;         /* the handler's; NULL at first */
     uint64_t started_us;
-    int failed_status; /* != 0: what `failed` was told */
-    /* net's own: an answer that waits for the ones before it */
+    int failed_status; /* != 0: what `failed` was told, or why a streamed body was aborted */
+    const char *failed_why;
+    /* net's own: an answer that waits for the ones before it, a body that comes in pieces */
     struct buf head;
     size_t counted; /* body bytes in the loop's budget */
-    bool answered, close_after;
+    const struct net_body_ops *body_ops;
+    void *body_arg;
+    struct file_answer *file;
+    bool answered, begun, close_after;
 };
 
 struct net_handler {
     void *arg;
+    /* The head of a request with a body is complete; NULL: nobody wants to know. Before it returns it may
+     * take the body as it comes (net_request_stream), or answer at once (the body is not read, the connection
+     * closed after the answer); if it does neither, the body is collected up to max_body_bytes and `request`
+     * called with it. req->user is kept. */
+    void (*head)(void *arg, struct net_request *req);
     /* A whole request. */
     void (*request)(void *arg, struct net_request *req);
     /* A request that is none, or is too large or late: answer it; the connection is closed after. */
@@ -64,10 +74,39 @@ struct net_handler {
 /* Answers with req->body. `headers` are whole lines ending in CRLF beyond Content-Type, Content-Length, Date,
  * Connection and the fixed security headers; content_type ptr NULL: none (204). The request is gone after. */
 void net_respond(struct net_request *req, int status, struct str content_type, struct str headers);
+/* Answers with bytes of an open file, which is net's from here on and read in pieces at the pace of the
+ * client; nothing of it for HEAD. A file that ends early cuts the connection. `headers` as in net_respond; a
+ * Cache-Control among them replaces the usual one. */
+void net_respond_file(struct net_request *req, int status, struct str content_type, struct str headers,
+    int fd, uint64_t offset, uint64_t length);
 static inline struct str net_header(const struct net_request *req, struct str lower_name)
 {
     return http_message_header(&req->in, lower_name);
 }
+
+/* ---- bodies as they come
+ * --------------------------------------------------------------------------------------------------- */
+
+struct net_body_ops {
+    void (*data)(void *arg, struct str bytes); /* the bytes live until it returns */
+    void (*end)(void *arg);                    /* all of it came */
+    /* It will not come whole. req->conn is NULL when the client is gone, else req->failed_status (408, 413,
+     * 400) and failed_why say what to answer. */
+    void (*aborted)(void *arg);
+};
+/* From inside of `head`: the body goes to ops, then one of `end` and `aborted` is called. False: more than
+ * max_bytes are announced; nothing was taken, answer it (413). The request may be answered before the end:
+ * no more of the ops is called then, and the connection is closed after the answer. A client that sends
+ * slower than 1 KiB/s, or nothing for idle_timeout_ms, is aborted; while paused that clock stands.
+ *
+ * Answered by net_stream_chunked before the end, body and answer flow at the same time: the request stays
+ * valid until `end` or `aborted` has returned or the stream's `closed` is called (after which no body op
+ * comes), and time is the stream owner's matter (ops->timer, net_stream_last_input). */
+bool net_request_stream(
+    struct net_request *req, const struct net_body_ops *ops, void *arg, uint64_t max_bytes) CHECKED;
+/* Backpressure: no `data` and no `end` until resumed, also from inside of `data`. */
+void net_body_pause(struct net_request *req);
+void net_body_resume(struct net_request *req);
 
 /* ---- streams: WebSocket and chunked answers
  * --------------------------------------------------------------------- */
@@ -75,7 +114,7 @@ static inline struct str net_header(const struct net_request *req, struct str lo
 struct net_stream_ops {
     void (*text)(void *arg, struct str text); /* WebSocket: a message came */
     void (*drained)(void *arg); /* few bytes wait now, after net_stream_pending had reached the cap */
-    void (*timer)(void *arg, uint64_t now_ms);
+    void (*timer)(void *arg, uint64_t now_ms); /* not for net_stream_answer */
     void (*closed)(void *arg);
 };
 
@@ -91,6 +130,17 @@ bool net_stream_possible(const struct net_request *req);
 /* Answers 200 with a body without end (chunked, or until close in HTTP/1.0). NULL when the client is gone. */
 struct net_conn *net_stream_chunked(struct net_request *req, struct str content_type, struct str headers,
     const struct net_stream_ops *ops, void *arg);
+/* As net_stream_chunked, for an answer that has an end, such as a download that is made while it is sent: a
+ * shutdown waits for it as for any request, a client that takes nothing for idle_timeout_ms is cut off, and
+ * net_stream_close says that it is complete, net_stream_abort that it is not. `length` < 0: not known. Send
+ * while net_stream_pending is below max_socket_buffer_bytes, then wait for `drained`. */
+struct net_conn *net_stream_answer(struct net_request *req, struct str content_type, struct str headers,
+    int64_t length, const struct net_stream_ops *ops, void *arg);
+/* Cuts the connection, so that nobody takes what was sent for the whole. `closed` is called before this
+ * returns. */
+void net_stream_abort(struct net_conn *c);
+size_t net_stream_room(
+    const struct net_conn *c); /* bytes until max_socket_buffer_bytes wait; 0: it is full */
 /* One message: a text frame or a chunk. It is queued; the socket is written when control returns to the loop.
  */
 void net_stream_send(struct net_conn *c, struct str text);

@@ -8,7 +8,6 @@
 
 #define POOL_MAX 128
 #define POOL_BUFFER_BYTES 65536
-#define COPY_BYTES_MAX 16384
 
 static struct net_loop *loop_of(const struct net_conn *c)
 {
@@ -49,6 +48,8 @@ void request_free(struct net_request *r)
 {
     struct net_loop *loop = r->loop;
     loop->body_bytes -= r->counted;
+    file_answer_free(r->file);
+    r->file = NULL;
     if (loop->pooled >= POOL_MAX || r->arena.used_bytes > POOL_BUFFER_BYTES) {
         http_message_release(&r->in);
         arena_release(&r->arena);
@@ -65,8 +66,10 @@ void request_free(struct net_request *r)
     r->conn = NULL;
     r->user = NULL;
     r->failed_status = 0;
+    r->failed_why = NULL;
+    r->body_ops = NULL;
     r->counted = 0;
-    r->answered = r->close_after = false;
+    r->answered = r->begun = r->close_after = false;
     r->next = loop->pool;
     loop->pool = r;
     loop->pooled++;
@@ -76,11 +79,14 @@ void request_free(struct net_request *r)
 static bool begin(struct net_conn *c)
 {
     struct net_loop *loop = loop_of(c);
+    if (c->http.incoming != NULL)
+        return true;
     if (c->http.parser == NULL) {
         struct http_parser *p = loop->nparsers > 0 ? loop->parsers[--loop->nparsers] : malloc(sizeof *p);
         if (p == NULL)
             return false;
         http_parser_init(p, loop->net->options.max_body_bytes);
+        p->ask = loop->net->handler->head != NULL;
         c->http.parser = p;
     }
     if (c->http.current == NULL) {
@@ -91,7 +97,7 @@ static bool begin(struct net_conn *c)
     return c->http.current != NULL;
 }
 
-static void parser_put(struct net_conn *c)
+void http_parser_put(struct net_conn *c)
 {
     struct net_loop *loop = loop_of(c);
     if (c->http.parser == NULL)
@@ -149,10 +155,11 @@ void http_conn_refuse(struct net_conn *c, enum http_failure failure, const char 
     fail_current(c, failure, why);
 }
 
-static void maybe_continue(struct net_conn *c)
+void http_continue(struct net_conn *c)
 {
-    struct net_request *r = c->http.current;
-    if (r == NULL || c->http.first != NULL || !r->in.headers_done || !r->in.expects_continue)
+    struct net_request *r = c->http.incoming != NULL ? c->http.incoming : c->http.current;
+    if (r == NULL || (c->http.first != NULL && c->http.first != r) || !r->in.headers_done ||
+        !r->in.expects_continue)
         return;
     r->in.expects_continue = false;
     out_copy(&c->out, STR("HTTP/1.1 100 Continue\r\n\r\n"), false);
@@ -169,16 +176,55 @@ static bool within_budget(struct net_conn *c)
     return loop->body_bytes <= BODY_BYTES_TOTAL_MAX / (size_t)loop->net->nloops;
 }
 
+static void arm(struct net_conn *c)
+{
+    uint64_t due = http_conn_deadline(c);
+    if (!wheel_is_set(&c->timer) || c->timer.due_ms > due)
+        conn_arm(c, due);
+}
+
 static void wait_for_rest(struct net_conn *c)
 {
     if (!within_budget(c)) {
         fail_current(c, HTTP_OVERLOADED, "too many large requests at once");
         return;
     }
-    maybe_continue(c);
-    uint64_t due = http_conn_deadline(c);
-    if (!wheel_is_set(&c->timer) || c->timer.due_ms > due)
-        conn_arm(c, due);
+    http_continue(c);
+    arm(c);
+}
+
+/* The handler did not take the body: it is collected. */
+static void take_back(struct net_conn *c)
+{
+    struct net_loop *loop = loop_of(c);
+    struct net_request *r = c->http.asked, **link = &c->http.first;
+    c->http.asked = NULL;
+    c->http.last = NULL;
+    for (; *link != r; link = &(*link)->next)
+        c->http.last = *link;
+    *link = NULL;
+    c->http.depth--;
+    c->http.pipelined_bytes -= r->in.body.len;
+    loop->inflight--;
+    count_add(&loop->ninflight, -1);
+    c->http.current = r;
+    if (http_parser_body(c->http.parser, loop->net->options.max_body_bytes, false))
+        wait_for_rest(c);
+    else
+        fail_current(c, HTTP_BODY_TOO_LARGE, "request body is too large");
+}
+
+/* The head of a request with a body: whose is it? */
+static void ask(struct net_conn *c)
+{
+    const struct net_handler *h = loop_of(c)->net->handler;
+    struct net_request *r = enqueue(c);
+    c->http.asked = r;
+    h->head(h->arg, r);
+    if (c->http.asked != NULL)
+        take_back(c);
+    else if (c->http.incoming != NULL && c->state == CONN_HTTP)
+        arm(c);
 }
 
 static void dispatch(struct net_conn *c)
@@ -198,7 +244,7 @@ static void dispatch(struct net_conn *c)
 
 static void keep(struct net_conn *c, const char *data, size_t n)
 {
-    c->http.carry = malloc(n);
+    c->http.carry = malloc(n + 1);
     if (c->http.carry == NULL) {
         conn_close(c);
         return;
@@ -208,11 +254,64 @@ static void keep(struct net_conn *c, const char *data, size_t n)
     conn_set_reading(c, false);
 }
 
+static void fail(struct net_conn *c, enum http_failure failure, const char *why)
+{
+    if (c->http.incoming != NULL)
+        body_fail(c, failure, why);
+    else
+        fail_current(c, failure, why);
+}
+
+static void more(struct net_conn *c)
+{
+    if (c->http.incoming != NULL) {
+        if (c->state == CONN_HTTP)
+            arm(c);
+    } else if (!c->http.parser->begun && c->http.current->in.head.len == 0) {
+        /* only blank lines so far: still at rest */
+        request_free(c->http.current);
+        c->http.current = NULL;
+    } else {
+        wait_for_rest(c);
+    }
+}
+
+static void step(struct net_conn *c, enum http_progress progress)
+{
+    switch (progress) {
+    case HTTP_MORE:
+        more(c);
+        break;
+    case HTTP_HEAD_READ:
+        ask(c);
+        break;
+    case HTTP_BODY_PIECE:
+        body_piece(c, c->http.parser->piece);
+        break;
+    case HTTP_MESSAGE:
+        if (c->http.incoming != NULL)
+            body_end(c);
+        else
+            dispatch(c);
+        break;
+    case HTTP_FAILED:
+        fail(c, c->http.parser->failure, c->http.parser->why);
+        break;
+    }
+}
+
+/* In CONN_CHUNKED there is only a body to receive. */
+static bool takes_input(const struct net_conn *c)
+{
+    return !c->stop_parsing &&
+           (c->state == CONN_HTTP || (c->state == CONN_CHUNKED && c->http.incoming != NULL));
+}
+
 void http_conn_input(struct net_conn *c, const char *data, size_t n)
 {
-    while (n > 0 && c->state == CONN_HTTP && !c->stop_parsing) {
+    while ((n > 0 || c->http.again) && takes_input(c)) {
         size_t used;
-        if (!has_room(c)) {
+        if (c->http.paused || (c->state == CONN_HTTP && !has_room(c))) {
             keep(c, data, n);
             return;
         }
@@ -221,61 +320,54 @@ void http_conn_input(struct net_conn *c, const char *data, size_t n)
             return;
         }
         enum http_progress progress = http_parser_feed(c->http.parser, data, n, &used);
+        c->http.again = progress == HTTP_HEAD_READ || progress == HTTP_BODY_PIECE;
         data += used;
         n -= used;
-        if (progress == HTTP_FAILED) {
-            fail_current(c, c->http.parser->failure, c->http.parser->why);
-        } else if (progress == HTTP_MESSAGE) {
-            dispatch(c);
-        } else if (!c->http.parser->begun && c->http.current->in.head.len == 0) {
-            /* only blank lines so far: still at rest */
-            request_free(c->http.current);
-            c->http.current = NULL;
-        } else {
-            wait_for_rest(c);
-        }
+        step(c, progress);
     }
-    if (c->state == CONN_HTTP && c->http.current == NULL && c->http.parser != NULL)
-        parser_put(c);
+    if (c->state == CONN_HTTP && c->http.current == NULL && c->http.incoming == NULL)
+        http_parser_put(c);
     if (c->state == CONN_WEBSOCKET && n > 0)
         stream_input(c, (char *)(uintptr_t)data, n);
 }
 
 void http_conn_resume(struct net_conn *c)
 {
-    if (c->http.carry == NULL) {
-        if (!c->reading && has_room(c))
-            conn_set_reading(c, true);
+    if (c->state == CONN_HTTP && c->http.first != NULL && c->http.first->file != NULL)
+        http_answers_advance(c);
+    if ((c->state != CONN_HTTP && c->state != CONN_CHUNKED) || c->http.paused ||
+        (c->state == CONN_HTTP && !has_room(c)))
         return;
-    }
-    if (!has_room(c))
-        return;
+    conn_set_reading(c, true);
     char *data = c->http.carry;
     size_t n = c->http.carry_len;
     c->http.carry = NULL;
-    conn_set_reading(c, true);
-    http_conn_input(c, data, n);
+    if (data != NULL)
+        http_conn_input(c, data, n);
     free(data);
 }
 
 void http_conn_release(struct net_conn *c)
 {
     const struct net_handler *h = loop_of(c)->net->handler;
-    struct net_request *r = c->http.first, *next;
-    c->http.first = c->http.last = NULL;
+    struct net_request *r = c->http.first, *incoming = c->http.incoming, *next;
+    c->http.first = c->http.last = c->http.asked = c->http.incoming = NULL;
+    c->http.paused = c->http.again = false;
     for (; r != NULL; r = next) {
         next = r->next;
         r->next = NULL;
         r->conn = NULL;
         if (r->answered)
             request_free(r);
+        else if (r == incoming)
+            r->body_ops->aborted(r->body_arg);
         else
             h->aborted(h->arg, r);
     }
     if (c->http.current != NULL)
         request_free(c->http.current);
     c->http.current = NULL;
-    parser_put(c);
+    http_parser_put(c);
     free(c->http.carry);
     c->http.carry = NULL;
 }
@@ -286,6 +378,8 @@ uint64_t http_conn_deadline(const struct net_conn *c)
     uint64_t idle = (uint64_t)o->idle_timeout_ms;
     if (c->out.bytes > 0)
         return c->last_progress_ms + idle;
+    if (c->http.incoming != NULL)
+        return body_deadline(c);
     /* A body that flows may take its time; one that trickles may not. */
     if (c->http.current != NULL)
         return c->http.began_ms + (uint64_t)o->header_timeout_ms +
@@ -301,8 +395,8 @@ void http_conn_expired(struct net_conn *c)
     uint64_t now = uv_now(c->tcp.loop), due = http_conn_deadline(c);
     if (due > now)
         conn_arm(c, due);
-    else if (c->http.current != NULL && c->out.bytes == 0)
-        fail_current(c, HTTP_TIMED_OUT, "the request did not arrive in time");
+    else if ((c->http.current != NULL || c->http.incoming != NULL) && c->out.bytes == 0)
+        fail(c, HTTP_TIMED_OUT, "the request did not arrive in time");
     else
         conn_close(c);
 }
@@ -315,109 +409,4 @@ void http_conn_shutdown(struct net_conn *c)
         conn_close(c);
     else
         conn_end(c);
-}
-
-/* ---- answers
- * -------------------------------------------------------------------------------------------------- */
-
-void request_head(struct net_request *r, struct buf *head, int status, struct str content_type,
-    struct str headers, int64_t content_length)
-{
-    (void)net_now_s(r->loop); /* refreshes the date */
-    buf_str(head, STR("HTTP/1.1 "));
-    buf_i64(head, status);
-    buf_u8(head, ' ');
-    buf_str(head, str_c(http_reason(status)));
-    buf_str(head, STR("\r\nDate: "));
-    buf_append(head, r->loop->date, 29);
-    if (content_type.ptr != NULL) {
-        buf_str(head, STR("\r\nContent-Type: "));
-        buf_str(head, content_type);
-    }
-    if (content_length >= 0) {
-        buf_str(head, STR("\r\nContent-Length: "));
-        buf_i64(head, content_length);
-    } else if (status == 200 && r->in.minor > 0) {
-        buf_str(head, STR("\r\nTransfer-Encoding: chunked"));
-    }
-    buf_str(head, STR("\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"));
-    buf_str(head, headers);
-    if (r->close_after)
-        buf_str(head, STR("Connection: close\r\n"));
-    else if (r->in.minor == 0)
-        buf_str(head, STR("Connection: keep-alive\r\n"));
-    buf_str(head, STR("\r\n"));
-}
-
-static void free_bytes(void *owner)
-{
-    free(owner);
-}
-
-static void emit(struct net_conn *c, struct net_request *r)
-{
-    size_t body = r->in.method == HTTP_M_HEAD ? 0 : r->body.len;
-    if (body <= COPY_BYTES_MAX) {
-        char *p = out_reserve(&c->out, r->head.len + body, false);
-        if (p != NULL) {
-            memcpy(p, r->head.ptr, r->head.len);
-            if (body > 0)
-                memcpy(p + r->head.len, r->body.ptr, body);
-        }
-    } else {
-        out_copy(&c->out, buf_view(&r->head), false);
-        out_borrow(&c->out, buf_view(&r->body), true, free_bytes, r->body.ptr);
-        r->body = BUF_INIT(r->body.max_bytes);
-    }
-    conn_dirty(c);
-}
-
-/* Sends the answers that are due, in order. */
-static void release_answers(struct net_conn *c)
-{
-    struct net_request *r;
-    while ((r = c->http.first) != NULL && r->answered) {
-        bool close_after = r->close_after;
-        c->http.first = r->next;
-        if (c->http.first == NULL)
-            c->http.last = NULL;
-        c->http.depth--;
-        c->http.pipelined_bytes -= r->in.body.len;
-        emit(c, r);
-        request_free(r);
-        if (close_after) {
-            conn_end(c);
-            return;
-        }
-    }
-    maybe_continue(c);
-}
-
-void net_respond(struct net_request *r, int status, struct str content_type, struct str headers)
-{
-    struct net_conn *c = r->conn;
-    r->loop->inflight--;
-    count_add(&r->loop->ninflight, -1);
-    if (c == NULL) {
-        request_free(r);
-        return;
-    }
-    if (r->body.failed) { /* the answer is not whole: a cut connection is the honest one */
-        r->answered = true;
-        conn_close(c);
-        return;
-    }
-    bool last_of_all =
-        r->loop->stopping && r == c->http.last && c->http.current == NULL && c->http.carry == NULL;
-    r->close_after = !r->in.keep_alive || last_of_all;
-    request_head(r, &r->head, status, content_type, headers,
-        status == 204 || status < 200 ? -1 : (int64_t)r->body.len);
-    if (r->head.failed) {
-        r->answered = true;
-        conn_close(c);
-        return;
-    }
-    r->answered = true;
-    if (r == c->http.first)
-        release_answers(c);
 }

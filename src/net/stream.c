@@ -45,19 +45,21 @@ const char *net_websocket_refusal(const struct net_request *r, int *ret_status)
     return NULL;
 }
 
-/* The connection leaves HTTP: its request is done, parser and pipeline go. */
+/* The connection leaves HTTP: its request is done, parser and pipeline go (but for a body that still comes).
+ */
 static void leave_http(struct net_conn *c, struct net_request *r, enum conn_state state,
     const struct net_stream_ops *ops, void *arg)
 {
     out_copy(&c->out, buf_view(&r->head), false);
     c->http.first = c->http.last = NULL;
-    c->http10 = r->in.minor == 0;
+    c->raw = r->in.minor == 0;
     r->loop->inflight--;
     count_add(&r->loop->ninflight, -1);
-    request_free(r);
-    http_conn_release(c);
+    if (c->http.incoming != r) { /* else its body goes on */
+        request_free(r);
+        http_conn_release(c);
+    }
     wheel_unset(&loop_of(c)->wheel, &c->timer);
-    memset(&c->stream, 0, sizeof c->stream);
     c->state = (uint8_t)state;
     c->stream.ops = ops;
     c->stream.arg = arg;
@@ -117,12 +119,54 @@ struct net_conn *net_stream_chunked(struct net_request *r, struct str content_ty
     return c;
 }
 
+struct net_conn *net_stream_answer(struct net_request *r, struct str content_type, struct str headers,
+    int64_t length, const struct net_stream_ops *ops, void *arg)
+{
+    struct net_conn *c = r->conn;
+    if (c == NULL)
+        return gone(r);
+    r->close_after = true;
+    request_head(r, &r->head, 200, content_type, headers, length);
+    leave_http(c, r, CONN_CHUNKED, ops, arg);
+    c->stream.finite = true;
+    c->stream.sized = length >= 0;
+    c->stream.left = length >= 0 ? (uint64_t)length : 0;
+    c->raw = c->raw || c->stream.sized;
+    count_add(&loop_of(c)->nchunked, 1);
+    stream_expired(c, uv_now(c->tcp.loop));
+    return c;
+}
+
+/* A finite answer whose client takes nothing. While nothing waits, its owner bounds its own time. */
+void stream_expired(struct net_conn *c, uint64_t now_ms)
+{
+    uint64_t idle = (uint64_t)loop_of(c)->net->options.idle_timeout_ms, since = net_stream_stalled_since(c);
+    if (since == 0 || now_ms < since + idle)
+        conn_arm(c, (since != 0 ? since : now_ms) + idle);
+    else
+        conn_close(c);
+}
+
+void net_stream_abort(struct net_conn *c)
+{
+    if (is_open(c))
+        conn_close(c);
+}
+
+size_t net_stream_room(const struct net_conn *c)
+{
+    size_t cap = loop_of(c)->net->options.max_socket_buffer_bytes;
+    return is_open(c) && c->out.bytes < cap ? cap - c->out.bytes : 0;
+}
+
 void stream_release(struct net_conn *c)
 {
     const struct net_stream_ops *ops = c->stream.ops;
     if (ops == NULL)
         return;
     c->stream.ops = NULL;
+    if (!c->websocket)
+        body_forget(c);
     count_add(c->websocket ? &loop_of(c)->nws : &loop_of(c)->nchunked, -1);
     ops->closed(c->stream.arg);
 }
@@ -133,7 +177,7 @@ static size_t framing(const struct net_conn *c, size_t n, char before[24], struc
     *ret_after = STR_NULL;
     if (c->websocket)
         return ws_encode_head((uint8_t *)before, WS_OP_TEXT, n);
-    if (c->http10)
+    if (c->raw)
         return 0;
     *ret_after = STR("\r\n");
     return (size_t)snprintf(before, 24, "%zx\r\n", n);
@@ -144,6 +188,22 @@ static char *put(char *p, struct str s)
     if (s.len > 0)
         memcpy(p, s.ptr, s.len);
     return p + s.len;
+}
+
+/* May n more bytes be sent? An empty chunk would end the answer; more than announced would be another one. */
+static bool may_send(struct net_conn *c, size_t n)
+{
+    if (!is_open(c) || (n == 0 && !c->websocket))
+        return false;
+    if (!c->stream.sized)
+        return true;
+    if (n > c->stream.left) {
+        c->out.failed = true; /* cut when control returns to the loop */
+        conn_dirty(c);
+        return false;
+    }
+    c->stream.left -= n;
+    return true;
 }
 
 static void sent(struct net_conn *c)
@@ -158,11 +218,12 @@ void net_stream_send_shared(struct net_conn *c, struct str prefix, struct str sh
 {
     char before[24];
     struct str after;
-    if (!is_open(c)) {
+    size_t total = prefix.len + shared.len + suffix.len;
+    if (!may_send(c, total)) {
         release(owner);
         return;
     }
-    size_t total = prefix.len + shared.len + suffix.len, n = framing(c, total, before, &after);
+    size_t n = framing(c, total, before, &after);
     bool copy = shared.len <= COPY_BYTES_MAX;
     char *p = out_reserve(&c->out, n + prefix.len + (copy ? shared.len + suffix.len + after.len : 0), false);
     if (p == NULL) {
@@ -186,7 +247,7 @@ void net_stream_send(struct net_conn *c, struct str text)
 {
     char before[24];
     struct str after;
-    if (!is_open(c))
+    if (!may_send(c, text.len))
         return;
     size_t n = framing(c, text.len, before, &after);
     char *p = out_reserve(&c->out, n + text.len + after.len, false);
@@ -223,6 +284,10 @@ void net_stream_close(struct net_conn *c, int ws_code, struct str reason, bool d
 {
     if (!is_open(c))
         return;
+    if (c->stream.left > 0) { /* less than announced */
+        conn_close(c);
+        return;
+    }
     stream_release(c);
     if (drop) {
         out_drop_unstarted(&c->out);
@@ -230,7 +295,7 @@ void net_stream_close(struct net_conn *c, int ws_code, struct str reason, bool d
     }
     if (c->websocket)
         send_close(c, ws_code, reason);
-    else if (!c->http10)
+    else if (!c->raw)
         out_copy(&c->out, STR("0\r\n\r\n"), false);
     conn_end(c);
 }
