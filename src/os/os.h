@@ -44,6 +44,11 @@ enum err os_write_file(
 /* SHA-256 of the first `size` bytes of fd (pread), hex into ret[65]. */
 enum err os_sha256_fd(int fd, uint64_t size, char ret[65], struct errctx *ec) CHECKED;
 void sha256(struct str bytes, uint8_t ret[32]);
+/* SHA-256 of bytes as they come. NULL: out of memory. `end` gives hex and frees; ret NULL: only frees. */
+struct os_sha256;
+struct os_sha256 *os_sha256_begin(void);
+void os_sha256_add(struct os_sha256 *h, const void *p, size_t n);
+void os_sha256_end(struct os_sha256 *h, char ret[65]);
 /* A sealed-size anonymous file, CLOEXEC; -errno on failure. */
 int os_memfd(const char *name);
 /* write(2) until done; 0 or -errno. */

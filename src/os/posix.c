@@ -215,6 +215,45 @@ enum err os_sha256_fd(int fd, uint64_t size, char ret[65], struct errctx *ec)
     return e;
 }
 
+struct os_sha256 {
+    EVP_MD_CTX *md;
+};
+
+struct os_sha256 *os_sha256_begin(void)
+{
+    struct os_sha256 *h = malloc(sizeof *h);
+    if (h == NULL)
+        return NULL;
+    h->md = EVP_MD_CTX_new();
+    if (h->md == NULL || EVP_DigestInit_ex(h->md, EVP_sha256(), NULL) != 1) {
+        EVP_MD_CTX_free(h->md);
+        free(h);
+        return NULL;
+    }
+    return h;
+}
+
+void os_sha256_add(struct os_sha256 *h, const void *p, size_t n)
+{
+    if (EVP_DigestUpdate(h->md, p, n) != 1)
+        abort(); /* of a digest that works in place */
+}
+
+void os_sha256_end(struct os_sha256 *h, char ret[65])
+{
+    unsigned char digest[32];
+    if (h == NULL)
+        return;
+    if (ret != NULL) {
+        if (EVP_DigestFinal_ex(h->md, digest, NULL) != 1)
+            abort();
+        for (size_t i = 0; i < sizeof digest; i++)
+            snprintf(ret + i * 2, 3, "%02x", digest[i]);
+    }
+    EVP_MD_CTX_free(h->md);
+    free(h);
+}
+
 int os_memfd(const char *name)
 {
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);

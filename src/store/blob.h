@@ -123,6 +123,8 @@ enum err snapshot_open_in_no(
 enum err view_each_user(struct store_view *v,
     enum err (*fn)(void *arg, uint64_t user_no, struct str user_id, struct errctx *ec), void *arg,
     struct errctx *ec) CHECKED;
+/* As snapshot_blob. */
+enum err view_blob(struct store_view *v, struct str content_ref, struct blob *ret, struct errctx *ec) CHECKED;
 enum err view_each_blob(struct store_view *v,
     enum err (*fn)(void *arg, struct str content_ref, const struct blob *b, struct errctx *ec), void *arg,
     struct errctx *ec) CHECKED;

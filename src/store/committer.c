@@ -517,9 +517,10 @@ static void waiter_done(struct commit_op *op, enum err err, const struct errctx 
 
 enum err store_commit_wait(struct store *s, struct commit_op *op, struct errctx *ec)
 {
-    struct waiter w = {.op = {.apply = waiter_apply, .done = waiter_done, .durability = DURABILITY_SYNC},
-        .inner = op,
-        .ec = ec};
+    enum durability durability =
+        op->durability == DURABILITY_ASYNC ? DURABILITY_ASYNC : DURABILITY_SYNC; /* never the default */
+    struct waiter w = {
+        .op = {.apply = waiter_apply, .done = waiter_done, .durability = durability}, .inner = op, .ec = ec};
     pthread_mutex_init(&w.lock, NULL);
     pthread_cond_init(&w.wake, NULL);
     store_submit(s, &w.op);

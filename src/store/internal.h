@@ -117,6 +117,10 @@ struct store {
     struct pins pins;
     struct {
         pthread_mutex_t lock;
+        struct blob_file *first; /* being written, or placed and not yet committed */
+    } files;
+    struct {
+        pthread_mutex_t lock;
         struct manifest_slot slots[MANIFEST_SLOTS];
     } manifests;
 
@@ -239,7 +243,7 @@ enum err txn_row_release(struct txn *txn, uint64_t user_no, uint32_t conv_no, in
 /* Physically removes a tombstone if it still is at `seq`. The caller raises head.forgotten_seq. */
 enum err txn_tombstone_release(struct txn *txn, uint64_t user_no, int64_t msg_id, uint64_t seq,
     bool *ret_done, struct errctx *ec) CHECKED;
-/* Submits and waits for durability (SYNC). Not on the committer. */
+/* Submits and waits for durability (SYNC, unless the op says ASYNC). Not on the committer. */
 enum err store_commit_wait(struct store *s, struct commit_op *op, struct errctx *ec) CHECKED;
 
 /* ---- blobs: blob.c ------------------------------------------------------------------------------------- */
@@ -250,6 +254,12 @@ enum err blob_record_decode(struct str bytes, struct str *ret_ref, struct blob *
 enum err ref_entry_get(struct str value, uint32_t *ret_rows, struct str *ret_ref) CHECKED;
 /* NUL-terminated. */
 void store_blob_path(const struct store *s, struct str content_ref, struct buf *ret);
+/* blob_file.c: is somebody at work on the file of that name (of the uploads folder, or a content_ref)? */
+bool blob_file_in_flight(struct store *s, struct str name);
+/* What finish would say of a file that is there already: bytes, SHA-256, content type. */
+enum err blob_describe(int fd, uint64_t size, bool media, struct blob *ret, struct errctx *ec) CHECKED;
+/* Under the data directory; its name begins PRIVATE_DIR. */
+#define UPLOADS_DIR PRIVATE_DIR "/uploads"
 /* What the sweeper found to be wrong. */
 enum err txn_ref_repair(struct txn *txn, uint64_t user_no, struct str content_ref, int64_t user_delta,
     int64_t total_delta, struct errctx *ec) CHECKED;

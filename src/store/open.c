@@ -216,6 +216,7 @@ static void init_locks(struct store *s)
     pthread_mutex_init(&s->snaps.lock, NULL);
     pthread_mutex_init(&s->manifests.lock, NULL);
     pthread_mutex_init(&s->notes.lock, NULL);
+    pthread_mutex_init(&s->files.lock, NULL);
     pins_init(&s->pins, s->os);
 }
 
@@ -242,6 +243,7 @@ static void dismantle(struct store *s)
     pthread_mutex_destroy(&s->manifests.lock);
     pthread_mutex_destroy(&s->notes.lock);
     free(s->notes.items);
+    pthread_mutex_destroy(&s->files.lock);
     free((char *)s->cfg.data_dir);
     free(s->hot_dir);
     free(s);

@@ -9,12 +9,33 @@
 #include <unistd.h>
 
 #define ORPHANS_DIR PRIVATE_DIR "/orphans"
+#define SHARED_DIR "shared/conversations"
 #define PATH_BYTES_MAX 8192
 
-bool orphan_name_ours(struct str name)
+static bool batch_name(struct str name)
 {
     return str_starts_with(name, STR("batch-")) &&
            (str_ends_with(name, STR(".parquet")) || str_ends_with(name, STR(".parquet.tmp")));
+}
+
+bool orphan_name_blob(struct str name)
+{
+    size_t at = str_starts_with(name, STR("msg-")) ? 4 : str_starts_with(name, STR("media-")) ? 6 : 0;
+    size_t dot = str_find(name, '.');
+    if (at == 0 || dot <= at || dot - at > 19 || name.len - dot < 2 || name.len - dot > 8)
+        return false;
+    for (size_t i = at; i < name.len; i++) {
+        char c = name.ptr[i];
+        bool digit = c >= '0' && c <= '9', letter = c >= 'a' && c <= 'z';
+        if (i != dot && !digit && (i < dot || !letter))
+            return false;
+    }
+    return true;
+}
+
+bool orphan_name_ours(struct str name)
+{
+    return batch_name(name) || orphan_name_blob(name);
 }
 
 /* NUL-terminated path of parts joined by slashes, in b; false: too long. */
@@ -173,13 +194,76 @@ enum err cold_each_folder(struct store *s, folder_fn *fn, void *arg, struct errc
     return err;
 }
 
+static enum err visit_shared(void *arg, const char *conversation, struct errctx *ec)
+{
+    struct folders *f = arg;
+    bool ours = false;
+    struct buf folder = BUF_INIT(PATH_BYTES_MAX);
+    struct snapshot *snap = NULL;
+    enum err err = ERR_OK;
+    buf_printf(&folder, SHARED_DIR "/%s", conversation);
+    buf_u8(&folder, 0);
+    if (folder.failed || !join(&f->path, f->s->cfg.data_dir, folder.ptr, NULL))
+        err = err_internal(ec, ERR_NO_MEMORY, "folders: out of memory");
+    if (err == ERR_OK)
+        err = each_entry(f->path.ptr, note_ours, &ours, ec);
+    if (err == ERR_OK && ours) {
+        err = snapshot_open(f->s, STR_NULL, &snap, ec); /* nobody's */
+        if (err == ERR_OK)
+            err = f->fn(f->arg, folder.ptr, snap, ec);
+        snapshot_close(snap);
+    }
+    buf_release(&folder);
+    return err;
+}
+
+enum err shared_each_folder(struct store *s, folder_fn *fn, void *arg, struct errctx *ec)
+{
+    struct folders f = {.s = s, .fn = fn, .arg = arg, .path = BUF_INIT(PATH_BYTES_MAX)};
+    struct buf path = BUF_INIT(PATH_BYTES_MAX);
+    enum err err = join(&path, s->cfg.data_dir, SHARED_DIR, NULL)
+                       ? each_entry(path.ptr, visit_shared, &f, ec)
+                       : err_internal(ec, ERR_NO_MEMORY, "folders: out of memory");
+    buf_release(&path);
+    buf_release(&f.path);
+    return err;
+}
+
+struct names {
+    enum err (*fn)(void *arg, const char *folder, struct errctx *ec);
+    void *arg;
+};
+
+static enum err visit_name(void *arg, const char *conversation, struct errctx *ec)
+{
+    const struct names *n = arg;
+    struct buf folder = BUF_INIT(PATH_BYTES_MAX);
+    buf_printf(&folder, SHARED_DIR "/%s", conversation);
+    buf_u8(&folder, 0);
+    enum err err = folder.failed ? err_internal(ec, ERR_NO_MEMORY, "folders: out of memory")
+                                 : n->fn(n->arg, folder.ptr, ec);
+    buf_release(&folder);
+    return err;
+}
+
+enum err shared_each_name(struct store *s, enum err (*fn)(void *arg, const char *folder, struct errctx *ec),
+    void *arg, struct errctx *ec)
+{
+    struct buf path = BUF_INIT(PATH_BYTES_MAX);
+    enum err err = join(&path, s->cfg.data_dir, SHARED_DIR, NULL)
+                       ? each_entry(path.ptr, visit_name, &(struct names){fn, arg}, ec)
+                       : err_internal(ec, ERR_NO_MEMORY, "folders: out of memory");
+    buf_release(&path);
+    return err;
+}
+
 /* ---- one folder at open ---- */
 
 struct sweep {
     struct store *s;
-    const char *folder;
-    const struct manifest *m; /* NULL: nothing is named */
-    struct buf from, to;
+    const char *folder; /* below the data directory */
+    struct snapshot *snap;
+    struct buf from;
     bool moved;
 };
 
@@ -194,60 +278,94 @@ static bool named(const struct manifest *m, struct str name, bool *ret_garbage)
     return false;
 }
 
-/* A week counts from here, so the file's own time becomes now. */
-static enum err set_aside(struct sweep *w, const char *name, struct errctx *ec)
+/* Where what is set aside from a folder goes: of a conversation's shared one, "shared.<conversation>". */
+static void aside(struct buf *b, const struct store *s, struct str folder)
 {
-    struct store *s = w->s;
+    buf_clear(b);
+    buf_printf(b, "%s/" ORPHANS_DIR "/", s->cfg.data_dir);
+    if (str_starts_with(folder, STR(SHARED_DIR "/")))
+        buf_printf(b, "shared.%.*s", (int)(folder.len - strlen(SHARED_DIR "/")),
+            folder.ptr + strlen(SHARED_DIR "/"));
+    else
+        buf_str(b, folder);
+}
+
+/* A week counts from here, so the file's own time becomes now. */
+enum err orphan_set_aside(struct store *s, struct str folder, struct str name, struct errctx *ec)
+{
     struct stat st;
-    if (!join(&w->to, s->cfg.data_dir, ORPHANS_DIR, w->folder))
-        return err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory");
-    enum err err = os_mkdirs(w->to.ptr, ec);
-    if (err != ERR_OK)
-        return err;
-    w->to.len--;
-    buf_printf(&w->to, "/%s", name);
-    size_t len = w->to.len;
-    buf_u8(&w->to, 0);
-    for (int i = 1; !w->to.failed && lstat(w->to.ptr, &st) == 0; i++) {
-        w->to.len = len;
-        buf_printf(&w->to, ".%d", i);
-        buf_u8(&w->to, 0);
+    struct buf from = BUF_INIT(PATH_BYTES_MAX), to = BUF_INIT(PATH_BYTES_MAX);
+    buf_printf(&from, "%s/%.*s/%.*s", s->cfg.data_dir, STR_FMT(folder), STR_FMT(name));
+    buf_u8(&from, 0);
+    aside(&to, s, folder);
+    buf_u8(&to, 0);
+    enum err err = from.failed || to.failed ? err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory")
+                                            : os_mkdirs(to.ptr, ec);
+    if (err == ERR_OK) {
+        to.len--;
+        buf_printf(&to, "/%.*s", STR_FMT(name));
+        size_t len = to.len;
+        buf_u8(&to, 0);
+        for (int i = 1; !to.failed && lstat(to.ptr, &st) == 0; i++) {
+            to.len = len;
+            buf_printf(&to, ".%d", i);
+            buf_u8(&to, 0);
+        }
+        if (to.failed)
+            err = err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory");
     }
-    if (w->to.failed)
-        return err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory");
-    int rc = s->os->rename(s->os->ctx, w->from.ptr, w->to.ptr);
+    int rc = err == ERR_OK ? s->os->rename(s->os->ctx, from.ptr, to.ptr) : 0;
     if (rc < 0)
-        return err_internal(ec, ERR_IO, "%s: rename: %s", w->from.ptr, strerror(-rc));
+        err = err_internal(ec, ERR_IO, "%s: rename: %s", from.ptr, strerror(-rc));
     int64_t now = os_realtime_us(s->os) / 1000000;
     const struct timespec times[2] = {{.tv_sec = (time_t)now}, {.tv_sec = (time_t)now}};
-    if (utimensat(AT_FDCWD, w->to.ptr, times, AT_SYMLINK_NOFOLLOW) < 0)
-        return err_internal(ec, ERR_IO, "%s: %s", w->to.ptr, strerror(errno));
-    w->moved = true;
-    return ERR_OK;
+    if (err == ERR_OK && utimensat(AT_FDCWD, to.ptr, times, AT_SYMLINK_NOFOLLOW) < 0)
+        err = err_internal(ec, ERR_IO, "%s: %s", to.ptr, strerror(errno));
+    buf_release(&from);
+    buf_release(&to);
+    return err;
+}
+
+/* Does the catalog know the file? Garbage of consolidation is removed at once. */
+static enum err sweep_known(struct sweep *w, struct str name, bool *ret_known, struct errctx *ec)
+{
+    *ret_known = true;
+    if (orphan_name_blob(name)) {
+        struct blob b;
+        struct buf ref = BUF_INIT(PATH_BYTES_MAX);
+        buf_printf(&ref, "%s/%.*s", w->folder, STR_FMT(name));
+        enum err err = ref.failed ? err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory")
+                                  : snapshot_blob(w->snap, buf_view(&ref), &b, ec);
+        buf_release(&ref);
+        *ret_known = err == ERR_OK;
+        return err == ERR_NOT_FOUND ? ERR_OK : err;
+    }
+    bool garbage;
+    *ret_known = named(w->snap->manifest, name, &garbage) || garbage;
+    if (!garbage)
+        return ERR_OK;
+    if (!join(&w->from, w->s->cfg.data_dir, w->folder, name.ptr))
+        return err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory");
+    int rc = w->s->os->unlink(w->s->os->ctx, w->from.ptr);
+    return rc == 0 || rc == -ENOENT ? ERR_OK : err_internal(ec, ERR_IO, "%s: %s", w->from.ptr, strerror(-rc));
 }
 
 static enum err sweep_file(void *arg, const char *name, struct errctx *ec)
 {
     struct sweep *w = arg;
-    bool garbage;
-    if (!orphan_name_ours(str_c(name)) || named(w->m, str_c(name), &garbage))
-        return ERR_OK;
-    if (!join(&w->from, w->s->cfg.data_dir, w->folder, name))
-        return err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory");
-    if (!garbage)
-        return set_aside(w, name, ec);
-    int rc = w->s->os->unlink(w->s->os->ctx, w->from.ptr);
-    return rc == 0 || rc == -ENOENT ? ERR_OK : err_internal(ec, ERR_IO, "%s: %s", w->from.ptr, strerror(-rc));
+    bool known = true;
+    enum err err = orphan_name_ours(str_c(name)) ? sweep_known(w, str_c(name), &known, ec) : ERR_OK;
+    if (err != ERR_OK || known)
+        return err;
+    errctx_clear(ec);
+    w->moved = true;
+    return orphan_set_aside(w->s, str_c(w->folder), str_c(name), ec);
 }
 
 static enum err sweep_folder(void *arg, const char *folder, struct snapshot *snap, struct errctx *ec)
 {
     struct store *s = arg;
-    struct sweep w = {.s = s,
-        .folder = folder,
-        .m = snap->manifest,
-        .from = BUF_INIT(PATH_BYTES_MAX),
-        .to = BUF_INIT(PATH_BYTES_MAX)};
+    struct sweep w = {.s = s, .folder = folder, .snap = snap, .from = BUF_INIT(PATH_BYTES_MAX)};
     struct buf path = BUF_INIT(PATH_BYTES_MAX);
     enum err err = join(&path, s->cfg.data_dir, folder, NULL)
                        ? each_entry(path.ptr, sweep_file, &w, ec)
@@ -256,7 +374,6 @@ static enum err sweep_folder(void *arg, const char *folder, struct snapshot *sna
         err = os_fsync_dir(s->os, path.ptr, ec);
     buf_release(&path);
     buf_release(&w.from);
-    buf_release(&w.to);
     return err;
 }
 
@@ -277,6 +394,41 @@ static bool any_user(void *arg, uint64_t user_no, struct str user_id)
     (void)user_id;
     *(bool *)arg = true;
     return false;
+}
+
+/* ---- uploads that nobody works on ---- */
+
+struct uploads {
+    struct store *s;
+    int64_t older_than_s;
+    uint64_t *removed;
+    struct buf path;
+};
+
+static enum err remove_upload(void *arg, const char *name, struct errctx *ec)
+{
+    struct uploads *u = arg;
+    struct stat st;
+    if (!join(&u->path, u->s->cfg.data_dir, UPLOADS_DIR, name))
+        return err_internal(ec, ERR_NO_MEMORY, "uploads: out of memory");
+    if (lstat(u->path.ptr, &st) < 0 || !S_ISREG(st.st_mode) || (int64_t)st.st_mtime > u->older_than_s ||
+        blob_file_in_flight(u->s, str_c(name)))
+        return ERR_OK;
+    int rc = u->s->os->unlink(u->s->os->ctx, u->path.ptr);
+    *u->removed += rc == 0;
+    return rc == 0 || rc == -ENOENT ? ERR_OK : err_internal(ec, ERR_IO, "%s: %s", u->path.ptr, strerror(-rc));
+}
+
+enum err orphans_uploads(struct store *s, int64_t older_than_s, uint64_t *removed, struct errctx *ec)
+{
+    struct uploads u = {s, older_than_s, removed, BUF_INIT(PATH_BYTES_MAX)};
+    struct buf dir = BUF_INIT(PATH_BYTES_MAX);
+    enum err err = join(&dir, s->cfg.data_dir, UPLOADS_DIR, NULL)
+                       ? each_entry(dir.ptr, remove_upload, &u, ec)
+                       : err_internal(ec, ERR_NO_MEMORY, "uploads: out of memory");
+    buf_release(&dir);
+    buf_release(&u.path);
+    return err;
 }
 
 /* ---- what was set aside ---- */
@@ -337,9 +489,14 @@ static enum err remove_orphans(struct store *s, const char *folder, int64_t olde
 enum err orphans_open(struct store *s, struct errctx *ec)
 {
     bool users = false;
+    uint64_t removed = 0;
     enum err err = store_each_user(s, any_user, &users, ec);
     if (err == ERR_OK)
         err = cold_each_folder(s, users ? sweep_folder : refuse_folder, s, ec);
+    if (err == ERR_OK)
+        err = shared_each_folder(s, users ? sweep_folder : refuse_folder, s, ec);
+    if (err == ERR_OK)
+        err = orphans_uploads(s, INT64_MAX, &removed, ec);
     if (err == ERR_OK)
         err = remove_orphans(s, NULL, os_realtime_us(s->os) / 1000000 - ORPHAN_AGE_S, ec);
     if (err != ERR_OK && ec->internal[0] != '\0') {

@@ -96,6 +96,16 @@ void pins_bury(struct pins *p, const char *path)
     unlink_graves(p, free_now);
 }
 
+bool pins_buried(struct pins *p, const char *path)
+{
+    bool found = false;
+    pthread_mutex_lock(&p->mutex);
+    for (const struct grave *g = p->graves; !found && g != NULL; g = g->next)
+        found = strcmp(g->path, path) == 0;
+    pthread_mutex_unlock(&p->mutex);
+    return found;
+}
+
 bool pins_quiesce(struct pins *p)
 {
     struct timespec until;

@@ -40,6 +40,8 @@ void pin_leave(struct pins *p, struct pin *pin);
 /* Unlinks the file now or when the last pin that may see it leaves. The path is copied; out of memory leaves
  * the file to the manifest's garbage list, which the next open clears. */
 void pins_bury(struct pins *p, const char *path);
+/* Is there a grave for the file? */
+bool pins_buried(struct pins *p, const char *path);
 /* Waits until every snapshot opened before is closed, at most quiesce_ms; false: one is still open, and what
  * it sees outlasts a purge. */
 bool pins_quiesce(struct pins *p);

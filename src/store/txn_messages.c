@@ -95,8 +95,8 @@ static enum err announce_row(struct txn *t, enum change_op op, const struct conv
     return txn_announce(t, c->user_no, &change, ec);
 }
 
-/* So that txn_hot_bounds need not look through everything that a large statement changed, once for each of its
- * conversations. */
+/* So that txn_hot_bounds need not look through everything that a large statement changed, once for each of
+ * its conversations. */
 enum err txn_note_put(struct txn *t, struct put_notes *notes, const struct key *k, struct errctx *ec)
 {
     const struct overlay_entry *e = overlay_find(&t->overlay, key_view(k));

@@ -126,6 +126,11 @@ enum err view_each_user(struct store_view *v,
     return snapshot_scan(v->snap, &prefix, each_user, &(struct each_user){fn, arg}, ec);
 }
 
+enum err view_blob(struct store_view *v, struct str content_ref, struct blob *ret, struct errctx *ec)
+{
+    return snapshot_blob(v->snap, content_ref, ret, ec);
+}
+
 struct each_blob {
     enum err (*fn)(void *arg, struct str content_ref, const struct blob *b, struct errctx *ec);
     void *arg;
