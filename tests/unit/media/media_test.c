@@ -19,8 +19,9 @@ static const struct sample samples[] = {
     S("GIF89a\x0a\0\x14\0\xf7\0\0", "gif", "image/gif", 10, 20),
     S("GIF87a\x0a\0", "gif", "image/gif", 0, 0),
     /* APP0, a fill byte, DHT (no frame), SOF2 */
-    S("\xff\xd8\xff\xe0\0\x04ab\xff\xff\xc4\0\x03x\xff\xc2\0\x0b\x08\x01\x02\x03\x04\x03", "jpg",
-        "image/jpeg", 0x304, 0x102),
+    S("\xff\xd8\xff\xe0\0\x04"
+      "ab\xff\xff\xc4\0\x03x\xff\xc2\0\x0b\x08\x01\x02\x03\x04\x03",
+        "jpg", "image/jpeg", 0x304, 0x102),
     S("\xff\xd8\xff\xda\0\x02\xff\xc0\0\x0b\x08\x01\x02\x03\x04\x03", "jpg", "image/jpeg", 0, 0),
     S("\xff\xd8\xff\xe0\0\x01", "jpg", "image/jpeg", 0, 0),
     S("RIFF\x1a\0\0\0WEBPVP8 \x0e\0\0\0\x10\0\0\x9d\x01\x2a\x20\x03\x58\x82\0\0", "webp", "image/webp", 800,

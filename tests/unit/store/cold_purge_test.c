@@ -224,7 +224,14 @@ static void names(void **state)
     assert_true(orphan_name_ours(STR("batch-20251013T120000Z-001.parquet.tmp")));
     assert_false(orphan_name_ours(STR("batch-20251013T120000Z-001.parquet.bak")));
     assert_false(orphan_name_ours(STR("my-batch-1.parquet")));
-    assert_false(orphan_name_ours(STR("msg-1.bin")));
+    assert_true(orphan_name_ours(STR("msg-1.bin")));
+    assert_true(orphan_name_ours(STR("media-4503599627370496.jpg")));
+    assert_false(orphan_name_ours(STR("msg-.bin")));
+    assert_false(orphan_name_ours(STR("msg-1")));
+    assert_false(orphan_name_ours(STR("msg-1.")));
+    assert_false(orphan_name_ours(STR("msg-1a.bin")));
+    assert_false(orphan_name_ours(STR("msg-1.b/n")));
+    assert_false(orphan_name_ours(STR("media-1.tar.gz")));
 }
 
 int main(void)
