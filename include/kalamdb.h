@@ -44,6 +44,10 @@ struct kalamdb_error {
     char internal[512]; /* for the host's log only */
 };
 
+/* What becomes, in other people's groups, of what an erased user sent: the sender's name goes; the content
+ * goes too; everything stays. */
+enum kalamdb_erase_sent { KALAMDB_ANONYMIZE, KALAMDB_REDACT, KALAMDB_KEEP };
+
 enum kalamdb_durability { KALAMDB_DURABILITY_DEFAULT, KALAMDB_SYNC, KALAMDB_ASYNC };
 
 /* Start from kalamdb_options_default(); sizes in bytes, times in the unit of the name. */
@@ -70,6 +74,7 @@ struct kalamdb_options {
     size_t worker_memory_bytes;
     size_t block_cache_bytes;
     size_t write_buffer_bytes;
+    enum kalamdb_erase_sent erase_sent;
 };
 void kalamdb_options_default(struct kalamdb_options *ret);
 
@@ -84,6 +89,9 @@ enum kalamdb_role { KALAMDB_USER, KALAMDB_SERVICE, KALAMDB_ADMIN };
 struct kalamdb_caller {
     struct kalamdb_str user_id;
     enum kalamdb_role role;
+    /* When the token that says so was issued (INT64_MIN: it does not say): writes are UNAUTHENTICATED once
+     * the user was erased after it. 0: the host vouches for the caller. */
+    int64_t issued_s;
 };
 /* May this be a user id (contract, section 1)? */
 bool kalamdb_user_id_valid(struct kalamdb_str id);

@@ -106,6 +106,29 @@ void kalamdb_export_close(struct kalamdb_export *x);
 /* OK, or UNAVAILABLE with the reason while writes are refused. */
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error);
 
+/* What an erasure was, as its receipt says it: rows of `messages`, Parquet and content files, bytes of both
+ * tiers. */
+struct kalamdb_erasure {
+    struct kalamdb_str user_id;
+    int64_t erased_at_us;
+    uint64_t messages, files, bytes;
+};
+/* Erases a user: from one commit on nobody is that user and their tokens are void; then their rows, files and
+ * memberships go, what they sent to groups is changed as options.erase_sent says, and the bytes are driven
+ * out of every file and log. `done` comes from an engine thread when all that is finished; the erasure lives
+ * until it returns. Without anybody waiting, and after a crash, the work goes on by itself. Of a user who was
+ * erased and did not come back: the same answer again. NOT_FOUND: never was one. */
+typedef void kalamdb_erased(
+    void *arg, const struct kalamdb_erasure *erasure, const struct kalamdb_error *error);
+void kalamdb_erase(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_erased *done, void *arg);
+/* Calls `erased` on an engine thread each time a user has just been erased: whose connections are to be
+ * closed. NULL ends it; none is running when this returns. Not from inside of it. */
+void kalamdb_on_erased(struct kalamdb *db, void (*erased)(void *arg, struct kalamdb_str user_id), void *arg);
+/* Is a token of this user void, issued then (INT64_MIN: it does not say), because the user was erased? */
+bool kalamdb_token_void(struct kalamdb *db, struct kalamdb_str user_id, int64_t issued_s);
+/* Changes whenever the answer for some token may have. */
+uint64_t kalamdb_erasures(struct kalamdb *db);
+
 /* Calls `sample` for each metric: OpenMetrics name without unit suffix rules applied (already complete), kind
  * "gauge", "counter" or "histogram", help text, label text such as state="busy" or "", value. A histogram
  * comes as one call per bucket with label le="…" (cumulative, seconds), then with suffix names _sum and

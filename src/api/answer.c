@@ -65,6 +65,8 @@ void call_release(struct call *c)
     c->result = NULL;
     free(c->error);
     c->error = NULL;
+    free(c->erased);
+    c->erased = NULL;
 }
 
 void answer(struct call *c, int status, struct str content_type, struct str headers)

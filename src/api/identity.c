@@ -1,6 +1,7 @@
 /* Tokens to principals. Verifying costs an HMAC or a signature and a JSON parse; a small cache per loop,
  * keyed by the token's SHA-256 (so that the cache holds no tokens and a lookup's timing says nothing about
- * them), makes a client's next request cost a hash. Whether the token has expired is asked each time. */
+ * them), makes a client's next request cost a hash. Whether the token has expired, or its
+ * user was erased, is asked each time. */
 #include "api/server.h"
 #include <stdlib.h>
 
@@ -56,6 +57,17 @@ void principal_unref(struct principal *p)
 bool principal_expired(const struct server *s, const struct principal *p, int64_t now_s)
 {
     return now_s >= p->expires_s && now_s - p->expires_s >= s->cfg->jwt_leeway_s;
+}
+
+bool principal_void(const struct server *s, struct principal *p)
+{
+    uint64_t erasures = kalamdb_erasures(s->db);
+    if (p->checked == erasures)
+        return false;
+    if (kalamdb_token_void(s->db, principal_id(p), p->issued_s))
+        return true;
+    p->checked = erasures; /* one that comes while we ask has changed the number again */
+    return false;
 }
 
 static void lru_unlink(struct token_cache *c, uint16_t i)
@@ -148,8 +160,11 @@ enum err identify(struct worker *w, struct str token, struct principal **ret, st
         who = malloc(sizeof *who + id.user_id_len + 1);
         if (who == NULL)
             return err_internal(ec, ERR_NO_MEMORY, "principal");
-        *who = (struct principal){
-            .refs = 1, .role = id.role, .expires_s = id.expires_s, .user_id_len = id.user_id_len};
+        *who = (struct principal){.refs = 1,
+            .role = id.role,
+            .expires_s = id.expires_s,
+            .issued_s = id.issued_s,
+            .user_id_len = id.user_id_len};
         memcpy(who->user_id, id.user_id, id.user_id_len);
         who->user_id[id.user_id_len] = '\0';
         cache_put(w->tokens, key, who);
@@ -158,6 +173,8 @@ enum err identify(struct worker *w, struct str token, struct principal **ret, st
         if (principal_expired(w->server, who, now_s))
             return err_set(ec, ERR_UNAUTHENTICATED, "token expired");
     }
+    if (principal_void(w->server, who))
+        return err_set(ec, ERR_UNAUTHENTICATED, "invalid token");
     *ret = principal_ref(who);
     return ERR_OK;
 }

@@ -194,7 +194,7 @@ void serve_query(struct call *c)
     const struct server *s = c->worker->server;
     struct query_body body = {0};
     const char *why = read_body(buf_view(&c->req->in.body), &c->req->arena, &body);
-    struct kalamdb_statement statement = {.caller = {principal_id(c->who), (enum kalamdb_role)c->who->role},
+    struct kalamdb_statement statement = {.caller = principal_caller(c->who),
         .sql = kstr(body.sql),
         .params = body.params,
         .nparams = body.nparams};

@@ -1,5 +1,6 @@
 /* The server: configuration to loops, requests to routes, calls to the engine and back. */
 #include "api/server.h"
+#include "auth/receipt.h"
 #include "base/log.h"
 #include <signal.h>
 #include <stdlib.h>
@@ -129,6 +130,10 @@ static void route_call(struct call *c)
     case ROUTE_CONSOLIDATE:
         if (authenticate(c))
             serve_consolidate(c);
+        break;
+    case ROUTE_USER:
+        if (authenticate(c))
+            serve_user(c);
         break;
     case ROUTE_WS:
         serve_ws(c);
@@ -296,6 +301,7 @@ enum err server_open(const struct config *cfg, struct kalamdb *db, const struct 
     s->cfg = cfg;
     s->db = db;
     s->auth = auth;
+    pthread_mutex_init(&s->receipt_lock, NULL);
     s->started_us = uv_hrtime() / 1000;
     s->started_s = os_realtime_us(os_posix()) / 1000000;
     if (cfg->metrics_token != NULL && cfg->metrics_token[0] != '\0') {
@@ -320,6 +326,7 @@ enum err server_open(const struct config *cfg, struct kalamdb *db, const struct 
         server_close(s);
         return e;
     }
+    server_follow_erasures(s, true);
     *ret = s;
     return ERR_OK;
 }
@@ -341,9 +348,12 @@ void server_stop(struct server *s)
 
 void server_close(struct server *s)
 {
+    server_follow_erasures(s, false);
     if (s->net != NULL && !net_close(s->net)) /* work never reported back and may still: leave what it uses */
         return;
     free(s->origins);
     free(s->origins_text);
+    receipt_key_close(s->receipt_key);
+    pthread_mutex_destroy(&s->receipt_lock);
     free(s);
 }

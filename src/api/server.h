@@ -7,6 +7,7 @@
 #include "base/hist.h"
 #include "kalamdb_admin.h"
 #include "net/net.h"
+#include <pthread.h>
 
 /* ---- routes (router.c)
  * ------------------------------------------------------------------------------------------ */
@@ -19,6 +20,7 @@
     X(ROUTE_EVENTS, ALLOW_GET, "/api/v1/events")                                                             \
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
+    X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
     X(ROUTE_HEALTH, ALLOW_GET, "/api/v1/health")                                                             \
     X(ROUTE_HEALTHZ, ALLOW_GET, "/healthz")                                                                  \
     X(ROUTE_READYZ, ALLOW_GET, "/readyz")                                                                    \
@@ -52,6 +54,8 @@ struct principal {
     uint32_t refs;
     enum role role;
     int64_t expires_s;
+    int64_t issued_s; /* INT64_MIN: the token does not say */
+    uint64_t checked; /* kalamdb_erasures when it was last found not to be void */
     size_t user_id_len;
     char user_id[];
 };
@@ -61,6 +65,12 @@ void token_cache_free(struct token_cache *cache);
 static inline struct kalamdb_str principal_id(const struct principal *p)
 {
     return (struct kalamdb_str){p->user_id, p->user_id_len};
+}
+/* As whom the engine is called. */
+static inline struct kalamdb_caller principal_caller(const struct principal *p)
+{
+    return (struct kalamdb_caller){
+        principal_id(p), (enum kalamdb_role)p->role, p->issued_s != 0 ? p->issued_s : 1};
 }
 struct principal *principal_ref(struct principal *p);
 void principal_unref(struct principal *p); /* NULL allowed */
@@ -78,8 +88,11 @@ struct worker {
     struct server *server;
     struct net_loop *loop;
     struct token_cache *tokens;
-    struct arena scratch;        /* one WebSocket message */
-    struct buf text;             /* a message being written */
+    struct arena scratch;     /* one WebSocket message */
+    struct buf text;          /* a message being written */
+    struct session *sessions; /* all of this loop */
+    struct net_task erased_task;
+    _Atomic bool erased_posted;
     uint64_t ids_base, ids_next; /* subscription ids */
     struct route_counters routes[ROUTE_COUNT];
     _Atomic uint64_t messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
@@ -97,8 +110,17 @@ struct server {
     char *origins_text;
     int64_t started_s;
     uint64_t started_us;
+    pthread_mutex_t receipt_lock;
+    struct receipt_key *receipt_key; /* made when the first receipt is signed */
     bool has_metrics_token;
     uint8_t metrics_token_sha256[32];
+};
+
+/* A finished erasure, copied for its answer. */
+struct erased_user {
+    struct kalamdb_erasure erasure;
+    size_t len;
+    char id[];
 };
 
 /* One request under way; in its arena, as req->user. */
@@ -113,6 +135,7 @@ struct call {
     struct kalamdb_query *query; /* under way */
     struct kalamdb_result *result;
     struct kalamdb_error *error; /* heap */
+    struct erased_user *erased;  /* heap */
     bool failed, abandoned;      /* abandoned: the client left */
 };
 
@@ -126,6 +149,8 @@ static inline void counter_add(_Atomic uint64_t *c, int64_t by)
 enum err identify(struct worker *w, struct str token, struct principal **ret, struct errctx *ec) CHECKED;
 /* The bearer token of the Authorization header; ptr NULL: none. */
 struct str bearer_token(const struct net_request *req);
+/* Was the user erased after the token was issued? Asked on every request and message. */
+bool principal_void(const struct server *s, struct principal *p);
 bool principal_expired(const struct server *s, const struct principal *p, int64_t now_s);
 
 /* ---- answers (answer.c): each ends the call
@@ -151,6 +176,9 @@ void call_release(struct call *c);
 
 void serve_query(struct call *c);
 void serve_consolidate(struct call *c);
+void serve_user(struct call *c);
+/* Closes connections of users that are erased, from now on or no more. */
+void server_follow_erasures(struct server *s, bool on);
 void serve_health(struct call *c);
 void serve_healthz(struct call *c);
 void serve_readyz(struct call *c);

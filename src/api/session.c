@@ -20,6 +20,11 @@ struct session *session_new(struct worker *w, struct principal *who, bool events
     s->worker = w;
     s->who = who;
     s->events = events;
+    s->next = w->sessions;
+    s->pprev = &w->sessions;
+    if (s->next != NULL)
+        s->next->pprev = &s->next;
+    w->sessions = s;
     return s;
 }
 
@@ -66,6 +71,12 @@ void session_discard(struct session *s)
 {
     while (s->subs != NULL)
         session_unsubscribe(s, s->subs);
+    if (s->pprev != NULL) {
+        *s->pprev = s->next;
+        if (s->next != NULL)
+            s->next->pprev = s->pprev;
+        s->pprev = NULL;
+    }
     principal_unref(s->who);
     s->who = NULL;
     s->conn = NULL;
@@ -311,9 +322,13 @@ static void on_engine_closed(struct session *s, struct subscription *sub, kalamd
         return;
     }
     struct buf *b = message_open(s, sub, "error", false, (struct kalamdb_str){NULL, 0}, 0);
-    bool forbidden = kalamdb_code_status(code) == 403;
-    buf_printf(b, ",\"code\":\"%s\",\"message\":\"the subscription has ended\"",
-        forbidden ? "FORBIDDEN" : "INTERNAL");
+    int status = kalamdb_code_status(code);
+    buf_printf(b, ",\"code\":\"%s\",\"message\":\"%s\"",
+        status == 403   ? "FORBIDDEN"
+        : status == 404 ? "INVALID_SUBSCRIPTION"
+                        : "INTERNAL",
+        status == 404 ? "the user was erased: subscribe again to follow who comes after"
+                      : "the subscription has ended");
     message_close(s);
     if (s->conn != NULL)
         session_unsubscribe(s, sub);
@@ -540,7 +555,7 @@ enum err session_subscribe(struct session *s, const struct subscribe_request *r,
         free(sub);
         return err_set(ec, ERR_INVALID_REQUEST, "id is in use on this connection");
     }
-    struct kalamdb_subscribe o = {.caller = {principal_id(s->who), (enum kalamdb_role)s->who->role},
+    struct kalamdb_subscribe o = {.caller = principal_caller(s->who),
         .user_id = kstr(r->user_id),
         .conversation_id = kstr(r->conversation_id),
         .has_last_seq = r->has_last_seq,

@@ -32,7 +32,8 @@ struct session {
     struct net_task task;
     struct net_conn *conn; /* NULL: closed; freed when nothing is posted */
     struct worker *worker;
-    struct principal *who; /* NULL: not yet authenticated */
+    struct session *next, **pprev; /* of the worker, while it is not discarded */
+    struct principal *who;         /* NULL: not yet authenticated */
     struct subscription *subs, *ready_first, *ready_last;
     uint64_t next_ping_ms, auth_due_ms, timer_ms;
     uint32_t nsubs;

@@ -11,11 +11,15 @@ enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 int cli_serve(int argc, char **argv, char **envp);
 int cli_token(int argc, char **argv, char **envp);
+int cli_verify_receipt(int argc, char **argv);
 
 /* Prints "kalamdb: message", detail and hint; returns `status`. */
 int cli_fail(const struct errctx *ec, int status);
 /* config_load with the warning about unknown variables; false after having printed why not. */
 bool cli_config(struct config *c, int argc, char **argv, char **envp, int *ret_argc);
+/* Takes `--name value` or `--name=value` at argv[0]; words used, 0 when it is another flag, -1 when the value
+ * lacks. */
+int cli_flag(int argc, char **argv, const char *name, struct str *ret);
 /* The key for tokens, as configured, made in <data>/.kalamdb when there is none. */
 enum err cli_open_auth(const struct config *c, struct auth **ret, struct errctx *ec) CHECKED;
 

@@ -11,6 +11,8 @@ static const char usage[] =
     "  kalamdb serve  [settings]                  run the server\n"
     "  kalamdb token  --user ID [--role user|service|admin] [--ttl 24h] [settings]\n"
     "                                             print a token signed with the server's key\n"
+    "  kalamdb verify-receipt FILE [--data DIR | --key KEY]\n"
+    "                                             check the receipt of an erasure\n"
     "  kalamdb config [settings]                  print the effective configuration, secrets masked\n"
     "  kalamdb settings                           list every setting with its default (Markdown)\n"
     "  kalamdb version\n"
@@ -70,6 +72,21 @@ enum err cli_open_auth(const struct config *c, struct auth **ret, struct errctx 
     return e;
 }
 
+int cli_flag(int argc, char **argv, const char *name, struct str *ret)
+{
+    size_t n = strlen(name);
+    if (strncmp(argv[0], name, n) != 0 || (argv[0][n] != '\0' && argv[0][n] != '='))
+        return 0;
+    if (argv[0][n] == '=') {
+        *ret = str_c(argv[0] + n + 1);
+        return 1;
+    }
+    if (argc < 2)
+        return -1;
+    *ret = str_c(argv[1]);
+    return 2;
+}
+
 static int print_config(int argc, char **argv, char **envp)
 {
     struct config c;
@@ -101,6 +118,8 @@ int main(int argc, char **argv, char **envp)
         return cli_serve(argc, argv, envp);
     if (str_eq(verb, STR("token")))
         return cli_token(argc, argv, envp);
+    if (str_eq(verb, STR("verify-receipt")))
+        return cli_verify_receipt(argc, argv);
     if (str_eq(verb, STR("config")))
         return print_config(argc, argv, envp);
     if (str_eq(verb, STR("settings")))

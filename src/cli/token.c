@@ -40,34 +40,17 @@ static bool parse_role(struct str s, enum role *ret)
     return true;
 }
 
-/* Takes `--name value` or `--name=value` at argv[0]; words used, 0 when it is another flag, -1 when the value
- * lacks. */
-static int take_flag(int argc, char **argv, const char *name, struct str *ret)
-{
-    size_t n = strlen(name);
-    if (strncmp(argv[0], name, n) != 0 || (argv[0][n] != '\0' && argv[0][n] != '='))
-        return 0;
-    if (argv[0][n] == '=') {
-        *ret = str_c(argv[0] + n + 1);
-        return 1;
-    }
-    if (argc < 2)
-        return -1;
-    *ret = str_c(argv[1]);
-    return 2;
-}
-
 static bool parse(int argc, char **argv, struct request *rq, struct errctx *ec)
 {
     for (int i = 0; i < argc;) {
         struct str v = STR_NULL;
         bool ok = true;
-        int used = take_flag(argc - i, argv + i, "--user", &v);
+        int used = cli_flag(argc - i, argv + i, "--user", &v);
         if (used > 0) {
             rq->user = v;
-        } else if ((used = take_flag(argc - i, argv + i, "--role", &v)) > 0) {
+        } else if ((used = cli_flag(argc - i, argv + i, "--role", &v)) > 0) {
             ok = parse_role(v, &rq->role);
-        } else if ((used = take_flag(argc - i, argv + i, "--ttl", &v)) > 0) {
+        } else if ((used = cli_flag(argc - i, argv + i, "--ttl", &v)) > 0) {
             ok = parse_duration(v, &rq->ttl_s);
         }
         if (used <= 0) {

@@ -48,6 +48,9 @@
         "… or so long after the first of consolidate_min_rows; 0: never by itself")                          \
     X(INT, consolidate_min_rows, 500, 1, 100000000, "fresh rows below which a user stays hot")               \
     X(INT, hot_tail_rows, 64, 0, 100000, "newest rows of an active conversation kept hot")                   \
+    X(CHOICE, erase_sent, "anonymize", 0, 0,                                                                 \
+        "what an erased user sent to groups: sender replaced, content dropped too, left "                    \
+        "[anonymize|redact|keep]")                                                                           \
     X(INT, tombstone_retention_s, 2592000, 1, 2000000000, "how long deletions can be replayed")              \
     X(CHOICE, encryption, "off", 0, 0,                                                                       \
         "encryption at rest, not available yet: asking for it stops the start [off]")                        \

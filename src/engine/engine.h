@@ -29,6 +29,7 @@ enum engine_path {
 struct kalamdb_query;
 struct upkeep_job;
 struct transfer;
+struct erasures;
 
 /* Changes of one user's rows that keep meeting each other, one at a time: the first is at work, the rest
  * wait. */
@@ -45,6 +46,7 @@ struct kalamdb {
     struct store *store;
     struct live *live;
     struct sql_shapes *shapes;
+    struct erasures *erasures;
     _Atomic int path; /* enum engine_path */
 
     pthread_mutex_t lock;

@@ -1,5 +1,6 @@
 #include "chat/chat.h"
 #include "engine/engine.h"
+#include "engine/erase.h"
 #include "engine/query.h"
 #include "engine/transfer.h"
 #include <stdlib.h>
@@ -72,6 +73,7 @@ void kalamdb_options_default(struct kalamdb_options *ret)
         .worker_memory_bytes = (size_t)1 << 30,
         .block_cache_bytes = (size_t)64 << 20,
         .write_buffer_bytes = (size_t)32 << 20,
+        .erase_sent = KALAMDB_ANONYMIZE,
     };
 }
 
@@ -189,9 +191,12 @@ kalamdb_code kalamdb_open(
         e = transfers_open(db, &ec);
     if (e == ERR_OK)
         e = live_open(db->store, db->analytic, RING_BYTES_MAX, &db->live, &ec);
+    if (e == ERR_OK)
+        e = erasures_open(db, &ec);
     if (e != ERR_OK) {
         if (ec.code != e)
             err_internal(&ec, e, "open failed");
+        erasures_close(db);
         free_all(db);
         return engine_error(error, &ec);
     }
@@ -210,6 +215,9 @@ void kalamdb_close(struct kalamdb *db)
     for (struct kalamdb_query *q = db->queries; q != NULL; q = q->next)
         kalamdb_query_cancel(q);
     transfers_cancel(db);
+    pthread_mutex_unlock(&db->lock);
+    erasures_close(db); /* its statements end like the others; it begins no more */
+    pthread_mutex_lock(&db->lock);
     while (db->inflight > 0)
         pthread_cond_wait(&db->idle, &db->lock);
     pthread_mutex_unlock(&db->lock);

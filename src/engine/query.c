@@ -244,7 +244,11 @@ void query_to_committer(struct kalamdb_query *q,
     void (*done)(struct commit_op *op, enum err e, const struct errctx *ec))
 {
     query_go_away(q);
-    q->op = (struct commit_op){.apply = apply, .done = done, .durability = q->durability};
+    q->op = (struct commit_op){.apply = apply,
+        .done = done,
+        .durability = q->durability,
+        .author = q->caller.user_id,
+        .author_issued_s = q->caller.issued_s};
     store_submit(q->db->store, &q->op);
 }
 
@@ -311,6 +315,7 @@ static enum err take_caller(struct kalamdb_query *q, const struct kalamdb_caller
     q->caller.role = in->role == KALAMDB_ADMIN     ? ROLE_ADMIN
                      : in->role == KALAMDB_SERVICE ? ROLE_SERVICE
                                                    : ROLE_USER;
+    q->caller.issued_s = in->issued_s;
     return q->caller.user_id.ptr != NULL ? ERR_OK : query_no_memory(q, "caller");
 }
 

@@ -116,13 +116,23 @@ static void grow(struct shard *sh)
 }
 
 /* The user's history was replaced: those who follow the old one have to ask again. */
-static void retire(struct feed *f)
+static void retire(struct feed *f, enum err code)
 {
     f->retired = true;
     for (struct live_sub *s = f->subs; s != NULL; s = s->next) {
-        sub_close(s, ERR_UNAVAILABLE);
+        sub_close(s, code);
         sub_wake(s);
     }
+}
+
+void live_close_user(struct live *l, uint64_t user_no)
+{
+    struct shard *sh = live_shard(l, user_no);
+    pthread_mutex_lock(&sh->lock);
+    struct feed *f = find(sh, user_no);
+    if (f != NULL)
+        retire(f, ERR_NOT_FOUND);
+    pthread_mutex_unlock(&sh->lock);
 }
 
 struct feed *feed_enter(struct live *l, struct shard *sh, uint64_t user_no, struct str user, struct str name)
@@ -141,7 +151,7 @@ struct feed *feed_enter(struct live *l, struct shard *sh, uint64_t user_no, stru
     memcpy(fresh->bytes, user.ptr, user.len);
     memcpy(fresh->bytes + user.len, name.ptr, name.len);
     if (f != NULL)
-        retire(f);
+        retire(f, ERR_UNAVAILABLE);
     l->feeds++;
     if (++sh->nfeeds > sh->nbuckets)
         grow(sh);

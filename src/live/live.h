@@ -69,6 +69,8 @@ enum err live_subscribe(
     struct live *l, const struct live_subscribe *options, struct live_sub **ret, struct errctx *ec) CHECKED;
 enum live_event_kind live_next(struct live_sub *sub, struct live_event *ret);
 void live_unsubscribe(struct live_sub *sub);
+/* That user's history is over: who follows it gets CLOSED with NOT_FOUND, and may ask again. Any thread. */
+void live_close_user(struct live *l, uint64_t user_no);
 
 /* A subscription with a thread of its own that calls on_event, ended by live_unsubscribe; a change lives
  * until on_event has returned. `state` is copied; on_event gets the copy. wake and arg of the options are

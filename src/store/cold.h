@@ -74,6 +74,12 @@ enum err release_user(
 enum err release_tombstones(
     struct store *s, uint64_t user_no, enum consolidate_mode mode, struct errctx *ec) CHECKED;
 
+/* upkeep.c: all of one user that is fresh or overlaid, and what deletions may be forgotten. `work` is held.
+ */
+enum err consolidate_now(struct store *s, uint64_t user_no, struct errctx *ec) CHECKED;
+/* UNAVAILABLE when the work is to end. */
+enum err cold_stopping(const struct store *s, struct errctx *ec) CHECKED;
+
 /* Is it time, by these counters? *ret_due_us: when it will be; INT64_MAX: not before more rows come. */
 bool consolidate_due(const struct store_config *cfg, uint64_t fresh_rows, int64_t since_us, int64_t now_us,
     int64_t *ret_due_us);

@@ -140,6 +140,9 @@ static void apply_one(struct committer *c, struct commit_op *op)
         op->result = store_writable(c->store, &ec);
         if (op->result == ERR_OK) /* it came back this moment */
             op->result = err_set(&ec, ERR_UNAVAILABLE, "writes are stopped");
+    } else if (op->author_issued_s != 0 && store_token_void(c->store, op->author, op->author_issued_s)) {
+        /* Asked before the erasure, come after it: it must not bring the user back. */
+        op->result = err_set(&ec, ERR_UNAUTHENTICATED, "invalid token");
     } else {
         txn_begin_op(t);
         op->result = op->apply(op, t, &ec);
@@ -519,8 +522,13 @@ enum err store_commit_wait(struct store *s, struct commit_op *op, struct errctx 
 {
     enum durability durability =
         op->durability == DURABILITY_ASYNC ? DURABILITY_ASYNC : DURABILITY_SYNC; /* never the default */
-    struct waiter w = {
-        .op = {.apply = waiter_apply, .done = waiter_done, .durability = durability}, .inner = op, .ec = ec};
+    struct waiter w = {.op = {.apply = waiter_apply,
+                           .done = waiter_done,
+                           .durability = durability,
+                           .author = op->author,
+                           .author_issued_s = op->author_issued_s},
+        .inner = op,
+        .ec = ec};
     pthread_mutex_init(&w.lock, NULL);
     pthread_cond_init(&w.wake, NULL);
     store_submit(s, &w.op);

@@ -13,6 +13,7 @@
 #define KALAMDB_STORE_INTERNAL_H
 
 #include "store/consolidate.h"
+#include "store/erase.h"
 #include "store/group.h"
 #include "store/keys.h"
 #include "store/manifest.h"
@@ -89,6 +90,15 @@ bool conversation_is_group(const struct value *values);
 
 struct committer;
 
+/* Users that were erased: erased.c. */
+struct erased_entry;
+struct erased {
+    pthread_rwlock_t lock; /* leaf */
+    struct erased_entry **buckets;
+    size_t nbuckets, count;
+    _Atomic uint64_t changes; /* starts at 1 */
+};
+
 struct manifest_slot {
     uint64_t user_no;
     struct manifest *manifest;
@@ -130,6 +140,8 @@ struct store {
         size_t count, cap;
     } notes; /* streams that may be open: stream.h */
     _Atomic uint64_t streams_lost;
+    struct erased erased;
+    struct erase_hook erase_hook; /* zero: none */
 
     struct committer *committer;
     struct consolidator *consolidator; /* set by consolidator_open before it starts its thread */

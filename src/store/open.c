@@ -5,6 +5,7 @@
  * second copy of deleted bytes anywhere, so that a purge is complete; two background jobs; no statistics
  * dumps. */
 #include "store/committer.h"
+#include "store/erase_int.h"
 #include "store/orphans.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -218,6 +219,7 @@ static void init_locks(struct store *s)
     pthread_mutex_init(&s->notes.lock, NULL);
     pthread_mutex_init(&s->files.lock, NULL);
     pins_init(&s->pins, s->os);
+    erased_init(&s->erased);
 }
 
 /* Whatever open had reached. */
@@ -244,6 +246,7 @@ static void dismantle(struct store *s)
     pthread_mutex_destroy(&s->notes.lock);
     free(s->notes.items);
     pthread_mutex_destroy(&s->files.lock);
+    erased_release(&s->erased);
     free((char *)s->cfg.data_dir);
     free(s->hot_dir);
     free(s);
@@ -289,6 +292,8 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
         store_check_reserve(s);
         e = committer_start(s, ec);
     }
+    if (e == ERR_OK)
+        e = erased_load(s, ec);
     if (e == ERR_OK)
         e = orphans_open(s, ec);
     if (e == ERR_OK)

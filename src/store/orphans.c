@@ -388,14 +388,6 @@ static enum err refuse_folder(void *arg, const char *folder, struct snapshot *sn
     return ERR_INVALID_REQUEST;
 }
 
-static bool any_user(void *arg, uint64_t user_no, struct str user_id)
-{
-    (void)user_no;
-    (void)user_id;
-    *(bool *)arg = true;
-    return false;
-}
-
 /* ---- uploads that nobody works on ---- */
 
 struct uploads {
@@ -488,11 +480,10 @@ static enum err remove_orphans(struct store *s, const char *folder, int64_t olde
 
 enum err orphans_open(struct store *s, struct errctx *ec)
 {
-    bool users = false;
+    /* Also a catalog whose last user was erased knows what it is the catalog of. */
+    bool users = atomic_load(&s->users) > 0;
     uint64_t removed = 0;
-    enum err err = store_each_user(s, any_user, &users, ec);
-    if (err == ERR_OK)
-        err = cold_each_folder(s, users ? sweep_folder : refuse_folder, s, ec);
+    enum err err = cold_each_folder(s, users ? sweep_folder : refuse_folder, s, ec);
     if (err == ERR_OK)
         err = shared_each_folder(s, users ? sweep_folder : refuse_folder, s, ec);
     if (err == ERR_OK)

@@ -187,7 +187,13 @@ enum err snapshot_open_at(const struct snapshot *within, struct str user_id, uin
 
 enum err snapshot_open_no(struct store *s, uint64_t user_no, struct snapshot **ret, struct errctx *ec)
 {
-    return open_with(s, NULL, STR_NULL, user_no, ret, ec);
+    enum err e = open_with(s, NULL, STR_NULL, user_no, ret, ec);
+    if (e == ERR_OK && (*ret)->head.user_id_len == 0) { /* erased, on its way out */
+        snapshot_close(*ret);
+        *ret = NULL;
+        e = err_set(ec, ERR_NOT_FOUND, "no such user");
+    }
+    return e;
 }
 
 void snapshot_close(struct snapshot *snap)

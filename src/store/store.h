@@ -137,6 +137,10 @@ struct commit_op {
     enum err (*apply)(struct commit_op *op, struct txn *txn, struct errctx *ec);
     void (*done)(struct commit_op *op, enum err err, const struct errctx *ec);
     enum durability durability;
+    /* On whose word, by a token issued then (INT64_MIN: it does not say when): UNAUTHENTICATED once that user
+     * was erased after it. 0: by nobody's. The bytes live as long as the op. */
+    struct str author;
+    int64_t author_issued_s;
     struct commit_op *next; /* private from here */
     enum err result;
     struct errctx *failure;

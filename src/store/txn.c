@@ -158,6 +158,8 @@ enum err txn_entry(struct txn *t, uint64_t user_no, struct head_entry **ret, str
 {
     struct head_entry *entry;
     enum err e = load_entry(t, user_no, &entry, ec);
+    if (e == ERR_OK && entry->head.user_id_len == 0) /* erased: nothing is written there any more */
+        e = err_set(ec, ERR_NOT_FOUND, "no such user");
     if (e == ERR_OK && heads_touch(&t->heads, entry) != ERR_OK)
         e = err_set(ec, ERR_NO_MEMORY, "out of memory");
     if (e == ERR_OK)

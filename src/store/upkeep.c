@@ -28,9 +28,10 @@ bool cold_crashed(const struct store *s)
     return s->consolidator != NULL && atomic_load(&s->consolidator->crashed);
 }
 
-static enum err stopping(const struct consolidator *c, struct errctx *ec)
+enum err cold_stopping(const struct store *s, struct errctx *ec)
 {
-    return atomic_load(&c->stop) ? err_set(ec, ERR_UNAVAILABLE, "the server is shutting down") : ERR_OK;
+    return atomic_load(&s->consolidator->stop) ? err_set(ec, ERR_UNAVAILABLE, "the server is shutting down")
+                                               : ERR_OK;
 }
 
 enum err cold_step(struct store *s, enum consolidate_step step, struct errctx *ec)
@@ -139,6 +140,8 @@ static void failed(struct consolidator *c, uint64_t user_no, const struct errctx
 {
     if (atomic_load(&c->stop) || cold_crashed(c->store))
         return;
+    if (ec->code == ERR_NOT_FOUND) /* erased meanwhile */
+        return;
     int64_t interval = c->store->cfg.consolidate_interval_ms * 1000;
     atomic_fetch_add(&c->failures, 1);
     /* The thread has no caller to tell. */
@@ -205,7 +208,7 @@ static void sweep(struct consolidator *c)
     uint64_t last = atomic_load(&s->users);
     for (int i = 0; i < SWEEP_HEADS && c->sweep_next <= last && !atomic_load(&c->stop); i++) {
         uint64_t user_no = c->sweep_next++;
-        if (!read_head(s, user_no, &h))
+        if (!read_head(s, user_no, &h) || h.user_id_len == 0)
             continue;
         bool full = h.fresh_bytes >= BATCH_BYTES_MAX || h.overlays >= (uint64_t)s->cfg.consolidate_rows;
         if (full)
@@ -384,12 +387,14 @@ static bool list_user(void *arg, uint64_t user_no, struct str user_id)
     return true;
 }
 
-static enum err request_user(struct store *s, uint64_t user_no, struct errctx *ec)
+enum err consolidate_now(struct store *s, uint64_t user_no, struct errctx *ec)
 {
     struct consolidator *c = s->consolidator;
     enum err err = consolidate_user(s, user_no, CONSOLIDATE_REQUEST, ec);
     if (err == ERR_OK)
         err = release_tombstones(s, user_no, CONSOLIDATE_REQUEST, ec);
+    if (err == ERR_NOT_FOUND) /* erased meanwhile: nothing to do */
+        err = ERR_OK;
     if (err != ERR_OK)
         atomic_fetch_add(&c->failures, 1);
     return err;
@@ -406,14 +411,14 @@ static enum err request_all(struct store *s, struct errctx *ec)
     size_t n = err == ERR_OK ? l.count : 0;
     for (size_t i = 0; i < n; i++) {
         struct errctx other = {0};
-        if (stopping(s->consolidator, &other) != ERR_OK) {
+        if (cold_stopping(s, &other) != ERR_OK) {
             err = ERR_UNAVAILABLE;
             *ec = other;
             break;
         }
         if (read_head(s, l.users[i], &h) && h.fresh_rows == 0 && h.overlays == 0 && h.tombstones == 0)
             continue;
-        enum err e = request_user(s, l.users[i], &other);
+        enum err e = consolidate_now(s, l.users[i], &other);
         if (e != ERR_OK && err == ERR_OK) {
             err = e;
             *ec = other;
@@ -430,7 +435,7 @@ enum err store_consolidate(struct store *s, struct str user_id, struct errctx *e
     if (err != ERR_OK)
         return err;
     pthread_mutex_lock(&s->consolidator->work);
-    err = stopping(s->consolidator, ec);
+    err = cold_stopping(s, ec);
     if (err == ERR_OK && user_id.ptr == NULL) {
         err = request_all(s, ec);
     } else if (err == ERR_OK) {
@@ -439,21 +444,21 @@ enum err store_consolidate(struct store *s, struct str user_id, struct errctx *e
         uint64_t user_no = exists ? snapshot_user_no(snap) : 0;
         snapshot_close(snap);
         if (exists)
-            err = request_user(s, user_no, ec);
+            err = consolidate_now(s, user_no, ec);
     }
     if (err == ERR_OK)
         err = orphans_purge(s, user_id, ec);
     if (err == ERR_OK) {
         /* A compaction keeps what an open snapshot sees, and its files stay; most are gone in a moment. */
         (void)pins_quiesce(&s->pins);
-        err = stopping(s->consolidator, ec);
+        err = cold_stopping(s, ec);
         if (err == ERR_OK)
             err = purge_hot(s, ec);
     }
     /* Whatever a stopped step answered (a killed worker: TIMEOUT), and a compaction cut short says nothing.
      */
     if (atomic_load(&s->consolidator->stop))
-        err = stopping(s->consolidator, ec);
+        err = cold_stopping(s, ec);
     pthread_mutex_unlock(&s->consolidator->work);
     return err;
 }

@@ -549,3 +549,39 @@ bool fake_wait(struct kalamdb *db, int (*count)(struct kalamdb *db), int n)
     pthread_mutex_unlock(&db->lock);
     return ok;
 }
+
+/* Nobody is ever erased here. */
+void kalamdb_erase(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_erased *done, void *arg)
+{
+    (void)db;
+    struct kalamdb_error error = {.code = KALAMDB_OK};
+    struct kalamdb_erasure erasure = {
+        .user_id = user_id, .erased_at_us = 1764000000123456, .messages = 12, .files = 3, .bytes = 4567};
+    bool known = user_id.len == 5 && memcmp(user_id.ptr, "alice", 5) == 0;
+    if (!known) {
+        error.code = ERR_NOT_FOUND;
+        snprintf(error.message, sizeof error.message, "no such user");
+    }
+    done(arg, known ? &erasure : NULL, &error);
+}
+
+void kalamdb_on_erased(struct kalamdb *db, void (*erased)(void *arg, struct kalamdb_str user_id), void *arg)
+{
+    (void)db;
+    (void)erased;
+    (void)arg;
+}
+
+bool kalamdb_token_void(struct kalamdb *db, struct kalamdb_str user_id, int64_t issued_s)
+{
+    (void)db;
+    (void)user_id;
+    (void)issued_s;
+    return false;
+}
+
+uint64_t kalamdb_erasures(struct kalamdb *db)
+{
+    (void)db;
+    return 1;
+}

@@ -1,0 +1,66 @@
+/* Erasure of users: nothing of one is left in any file or log, and their tokens are void.
+ *
+ *   store_erase_begin   ONE commit: the id loses its number (whoever comes by that id later is somebody
+ *         ↓             else: an empty partition, another feed), its tokens are void, the record says so
+ *      [engine]         what they sent to groups, in other users' tables
+ *         ↓
+ *   store_erase_rows    the partition's keys, in chunks; files and blobs
+ *         ↓
+ *   store_erase_finish  orphans, log files, table files; the record becomes the receipt
+ *
+ * Every step may be repeated: what a crash interrupted goes on with the step after store_erase_begin. An
+ * erased partition keeps its head, with an empty user id, until its last chunk: it takes no writes (txn_entry
+ * says NOT_FOUND), and consolidation passes it by.
+ *
+ * CATALOG_ERASED: u8 format (1) | u8 state (1: finished) | zigzag erased_at_us | varint user_no, messages,
+ * files, bytes | u8 what becomes of what they sent.
+ *
+ * Threading: store_token_void and store_erasures any thread; the steps one thread at a time, not the
+ * committer. */
+#ifndef KALAMDB_STORE_ERASE_H
+#define KALAMDB_STORE_ERASE_H
+
+#include "store/store.h"
+
+struct erasure {
+    struct str user_id; /* the caller's bytes */
+    uint64_t user_no;   /* of the partition that goes */
+    int64_t erased_at_us;
+    bool finished;
+    bool begun;   /* by the very call that gave it */
+    uint8_t sent; /* the caller's word for what becomes of sent messages; kept, not read */
+    uint64_t messages, files, bytes;
+};
+
+/* Begins, or finds the erasure that began before and after which the user did not come back (finished, or to
+ * be gone on with): *ret either way. NOT_FOUND: never was a user. */
+enum err store_erase_begin(
+    struct store *s, struct str user_id, uint8_t sent, struct erasure *ret, struct errctx *ec) CHECKED;
+/* Deletes the partition and its files. UNAVAILABLE when the server stops. */
+enum err store_erase_rows(struct store *s, struct erasure *e, struct errctx *ec) CHECKED;
+/* Consolidates these users' tables (others, that held copies), so that no file keeps what was changed; waits
+ * until no snapshot shows the erased any more; drives their bytes out of RocksDB; records that it is done.
+ * *e becomes what the receipt says. */
+enum err store_erase_finish(
+    struct store *s, struct erasure *e, const uint64_t *users, size_t nusers, struct errctx *ec) CHECKED;
+/* Calls fn for each erasure that has begun and not finished, until it says no. */
+enum err store_erase_unfinished(struct store *s,
+    enum err (*fn)(void *arg, const struct erasure *e, struct errctx *ec), void *arg,
+    struct errctx *ec) CHECKED;
+
+/* Tests: where the work may stop as in a crash (return false). */
+enum erase_step { ERASE_BEGUN, ERASE_CHUNK, ERASE_FILES, ERASE_ROWS, ERASE_PURGED };
+struct erase_hook {
+    bool (*step)(void *arg, enum erase_step step);
+    void *arg;
+};
+void store_erase_set_hook(struct store *s, const struct erase_hook *hook);
+
+/* ---- who is erased, in memory (erased.c) -------------------------------------------------------------- */
+
+/* Is a token of this user, issued then (INT64_MIN: it does not say), void because the user was erased? */
+bool store_token_void(struct store *s, struct str user_id, int64_t issued_s);
+/* How often somebody was erased since open, plus one: a void token shows only after a change. */
+uint64_t store_erasures(struct store *s);
+
+#endif

@@ -1,0 +1,213 @@
+// DELETE /api/v1/users/<id>: what is gone, what stays, who is locked out, and what the receipt proves.
+import { test } from "node:test";
+import assert from "node:assert/strict";
+import { createPublicKey, verify } from "node:crypto";
+import { execFileSync, spawnSync } from "node:child_process";
+import { readdirSync, readFileSync, statSync, writeFileSync, existsSync } from "node:fs";
+import { join } from "node:path";
+import { binary, Server, temporaryFolder } from "./harness.ts";
+
+const secret = { KALAMDB_CONSOLIDATE_INTERVAL_MS: "0" };
+
+/** Paths of files below `dir` that hold one of the texts. */
+export function grep(dir: string, texts: string[]): string[] {
+  const found: string[] = [];
+  for (const name of readdirSync(dir)) {
+    const path = join(dir, name);
+    const stat = statSync(path, { throwIfNoEntry: false });
+    if (stat === undefined) continue;
+    if (stat.isDirectory()) {
+      found.push(...grep(path, texts));
+      continue;
+    }
+    const bytes = readFileSync(path);
+    if (texts.some((t) => bytes.includes(t))) found.push(path);
+  }
+  return found;
+}
+
+function mint(server: Server, user: string, role = "user"): string {
+  return execFileSync(binary, ["token", "--data", server.data, "--user", user, "--role", role], {
+    env: { ...process.env, ...server.env },
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "ignore"],
+  }).trim();
+}
+
+function erase(server: Server, user: string, token: string) {
+  return server.request("DELETE", `/api/v1/users/${encodeURIComponent(user)}`, { token });
+}
+
+/** Waits for the next second, whose tokens are younger than an erasure now. */
+async function nextSecond(): Promise<void> {
+  const second = Math.floor(Date.now() / 1000);
+  while (Math.floor(Date.now() / 1000) === second) await new Promise((done) => setTimeout(done, 20));
+}
+
+function receiptText(r: any): string {
+  return (
+    `kalamdb erasure receipt 1\nuser: ${r.user}\nerasedAt: ${r.erasedAt}\nmessages: ${r.messages}\n` +
+    `files: ${r.files}\nbytes: ${r.bytes}\nbackups: ${r.backups}\n`
+  );
+}
+
+function receiptHolds(r: any): boolean {
+  const der = Buffer.concat([Buffer.from("302a300506032b6570032100", "hex"), Buffer.from(r.key, "base64")]);
+  const key = createPublicKey({ key: der, format: "der", type: "spki" });
+  return verify(null, Buffer.from(receiptText(r)), key, Buffer.from(r.signature, "base64"));
+}
+
+test("rows of both tiers, tokens, sockets, receipt; the id comes back as somebody else", async () => {
+  const server = await Server.start(secret);
+  const old = server.token("alice");
+  const secretText = (i: number) => `the-secret-of-alice-${i}-${"x".repeat(30)}`;
+  for (let i = 0; i < 30; i++) await server.say("alice", `talk-${i % 3}`, secretText(i), { client_msg_id: `c${i}` });
+  await server.consolidate("alice");
+  for (let i = 30; i < 40; i++) await server.say("alice", "talk-0", secretText(i));
+  await server.sql("alice", "UPDATE conversations SET title = 'alices-private-title' WHERE conversation_id = 'talk-1'");
+  await server.say("bob", "own", "bob stays");
+  const texts = ["the-secret-of-alice", "alices-private-title"];
+  assert.ok(grep(server.data, texts).length > 0);
+
+  const idle = await server.socket("alice");
+  const live = await server.socket("alice");
+  const first = await live.subscribe();
+  const service = await server.socket("worker", { role: "service" });
+  await service.subscribe({ id: "a", userId: "alice" });
+  await service.subscribe({ id: "b", userId: "bob" });
+
+  // Who may.
+  assert.equal((await erase(server, "alice", server.token("bob"))).status, 403);
+  assert.equal((await erase(server, "alice", server.token("worker", "service"))).status, 403);
+  assert.equal((await erase(server, "alice", "nonsense")).status, 401);
+  assert.equal((await erase(server, "nobody", server.token("root", "admin"))).status, 404);
+  assert.equal((await erase(server, "deleted_user", server.token("root", "admin"))).status, 400);
+  const wrong = await server.request("GET", "/api/v1/users/alice", { token: old });
+  assert.equal(wrong.status, 405);
+  assert.equal(wrong.headers.get("allow"), "DELETE, OPTIONS");
+
+  const before = Date.now();
+  const answer = await erase(server, "alice", old);
+  assert.equal(answer.status, 200, JSON.stringify(answer.body));
+  const r = answer.body;
+  assert.equal(r.user, "alice");
+  assert.equal(r.messages, 40);
+  assert.equal(r.files, 1);
+  assert.ok(r.bytes > 40 * 50);
+  assert.equal(r.backups, "not covered");
+  assert.ok(Date.parse(r.erasedAt) >= before - 1 && Date.parse(r.erasedAt) <= Date.now());
+  assert.ok(receiptHolds(r));
+  assert.ok(!receiptHolds({ ...r, messages: 41 }));
+
+  // Nothing is left on the disk.
+  assert.deepEqual(grep(server.data, texts), []);
+  assert.ok(!existsSync(join(server.data, "alice")));
+
+  // Sockets.
+  assert.deepEqual(await idle.closing(), { code: 4401, reason: "the user was erased" });
+  assert.equal((await live.closing()).code, 4401);
+  const ended = await service.next();
+  assert.equal(ended.type, "error");
+  assert.equal(ended.code, "INVALID_SUBSCRIPTION");
+  assert.equal(ended.id, "a");
+  await server.say("bob", "own", "still here");
+  const next = await service.next();
+  assert.equal(next.id, "b");
+  assert.equal(next.message.content, "still here");
+
+  // Tokens: the old one is void, for requests and sockets; the receipt is there again for an admin.
+  const refused = await server.request("POST", "/api/v1/query", { token: old, body: { sql: "SELECT 1" } });
+  assert.equal(refused.status, 401);
+  const locked = await server.socket("alice", { query: `?token=${old}` });
+  assert.equal((await locked.closing()).code, 4401);
+  const again = await erase(server, "alice", server.token("root", "admin"));
+  assert.equal(again.status, 200);
+  assert.deepEqual(again.body, r);
+  const asService = await server.sql("worker", 'SELECT count(*) FROM "alice".messages', [], "service");
+  assert.deepEqual(asService.rows, [[0]]);
+
+  // The same after a restart.
+  await server.stop();
+  await server.up();
+  assert.equal((await server.request("POST", "/api/v1/query", { token: old, body: { sql: "SELECT 1" } })).status, 401);
+
+  // Comes back with a new token: empty, with another feed.
+  await nextSecond();
+  const fresh = mint(server, "alice");
+  const empty = await server.request("POST", "/api/v1/query", { token: fresh, body: { sql: "SELECT count(*) FROM messages" } });
+  assert.deepEqual(empty.body.rows, [[0]]);
+  const back = await server.socket("alice", { query: `?token=${fresh}` });
+  const ack = await back.subscribe({ lastSeq: 3, feed: first.feed });
+  assert.equal(ack.resync, true);
+  assert.notEqual(ack.feed, first.feed);
+  assert.equal(ack.seq, 0);
+  // Who only looked did not come back; who wrote is erased again.
+  assert.deepEqual((await erase(server, "alice", server.token("root", "admin"))).body, r);
+  const said = await server.request("POST", "/api/v1/query", {
+    token: fresh,
+    body: { sql: "INSERT INTO messages (conversation_id, content, client_msg_id) VALUES ('talk-0', 'anew', 'c0')" },
+  });
+  assert.equal(said.body.rowsAffected, 1);
+  const second = await erase(server, "alice", server.token("root", "admin"));
+  assert.equal(second.body.messages, 1);
+  assert.ok(second.body.erasedAt > r.erasedAt);
+  assert.equal(second.body.key, r.key);
+  await server.destroy();
+});
+
+test("a receipt is checked by the program, and a changed one is not believed", async () => {
+  const server = await Server.start(secret);
+  await server.say("al\u00edce \"q\"", "c", "hello");
+  const answer = await erase(server, 'al\u00edce "q"', server.token("root", "admin"));
+  assert.equal(answer.status, 200);
+  assert.ok(receiptHolds(answer.body));
+  assert.equal(statSync(join(server.data, ".kalamdb/receipt.key")).mode & 0o777, 0o600);
+  const dir = temporaryFolder();
+  const good = join(dir, "receipt.json");
+  writeFileSync(good, JSON.stringify(answer.body, null, 2));
+  const check = (...args: string[]) => spawnSync(binary, ["verify-receipt", ...args], { encoding: "utf8" });
+  let run = check(good, "--data", server.data);
+  assert.equal(run.status, 0, run.stderr);
+  assert.match(run.stdout, /user: alíce "q"/);
+  assert.equal(check(good, "--key", answer.body.key).status, 0);
+  run = check(good);
+  assert.equal(run.status, 0);
+  assert.match(run.stderr, /its own word/);
+  writeFileSync(good, JSON.stringify({ ...answer.body, messages: 2 }));
+  run = check(good, "--data", server.data);
+  assert.equal(run.status, 1);
+  assert.match(run.stderr, /was changed/);
+  const other = Buffer.alloc(32, 7).toString("base64");
+  writeFileSync(good, JSON.stringify(answer.body));
+  assert.equal(check(good, "--key", other).status, 1);
+  assert.equal(check(good, "--key", "zz").status, 2);
+  writeFileSync(good, "{}");
+  assert.equal(check(good).status, 2);
+  await server.destroy();
+});
+
+test("killed in the middle: the next start finishes it", async () => {
+  const server = await Server.start(secret);
+  const old = server.token("alice");
+  for (let k = 0; k < 4; k++) {
+    const rows = Array.from({ length: 2000 }, (_, i) => `('talk', 'killed-secret-${k}-${i}')`).join(",");
+    await server.sql("alice", `INSERT INTO messages (conversation_id, content) VALUES ${rows}`);
+    if (k === 1) await server.consolidate("alice");
+  }
+  await server.say("bob", "own", "bob stays");
+  for (const ms of [5, 15, 40]) {
+    const asked = erase(server, "alice", server.token("root", "admin")).catch(() => undefined);
+    await new Promise((done) => setTimeout(done, ms));
+    await server.kill();
+    await asked;
+    await server.up();
+  }
+  const answer = await erase(server, "alice", server.token("root", "admin"));
+  assert.equal(answer.status, 200, JSON.stringify(answer.body));
+  assert.equal(answer.body.messages, 8000);
+  assert.ok(receiptHolds(answer.body));
+  assert.deepEqual(grep(server.data, ["killed-secret"]), []);
+  assert.equal((await server.request("POST", "/api/v1/query", { token: old, body: { sql: "SELECT 1" } })).status, 401);
+  assert.deepEqual((await server.sql("bob", "SELECT content FROM messages")).rows, [["bob stays"]]);
+  await server.destroy();
+});
