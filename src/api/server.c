@@ -135,6 +135,10 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_user(c);
         break;
+    case ROUTE_EXPORT:
+        if (authenticate(c))
+            serve_export(c);
+        break;
     case ROUTE_WS:
         serve_ws(c);
         break;

@@ -21,6 +21,7 @@
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
+    X(ROUTE_EXPORT, ALLOW_GET, "/api/v1/export")                                                             \
     X(ROUTE_HEALTH, ALLOW_GET, "/api/v1/health")                                                             \
     X(ROUTE_HEALTHZ, ALLOW_GET, "/healthz")                                                                  \
     X(ROUTE_READYZ, ALLOW_GET, "/readyz")                                                                    \
@@ -179,6 +180,7 @@ void serve_consolidate(struct call *c);
 void serve_user(struct call *c);
 /* Closes connections of users that are erased, from now on or no more. */
 void server_follow_erasures(struct server *s, bool on);
+void serve_export(struct call *c);
 void serve_health(struct call *c);
 void serve_healthz(struct call *c);
 void serve_readyz(struct call *c);

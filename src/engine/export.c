@@ -189,8 +189,13 @@ static enum err piece(struct kalamdb_export *x, int64_t last, struct errctx *ec)
  * afterwards only. */
 static enum err messages(struct kalamdb_export *x, struct errctx *ec)
 {
+    enum err e = ERR_OK;
+    if (x->cuts == NULL)
+        e = snapshot_split(x->snap, PIECE_ROWS, PIECE_BYTES, &x->cuts, &x->ncuts, ec);
+    if (e != ERR_OK)
+        return e;
     int64_t last = x->cuts[x->cut];
-    enum err e = piece(x, last, ec);
+    e = piece(x, last, ec);
     /* IDS_MAX bounds what halving meets: above it there are no ids. */
     while (e == ERR_TOO_LARGE && last > x->next_id) {
         int64_t top = last < ((int64_t)1 << 53) ? last : ((int64_t)1 << 53);
@@ -347,8 +352,7 @@ static enum err start(struct kalamdb_export *x, struct errctx *ec)
     buf_release(&when);
     if (arena_failed(&x->arena))
         return err_internal(ec, ERR_NO_MEMORY, "export");
-    e = snapshot_split(x->snap, PIECE_ROWS, PIECE_BYTES, &x->cuts, &x->ncuts, ec);
-    return e == ERR_OK ? archive_writer_open(&x->out, &x->tar, ec) : e;
+    return archive_writer_open(&x->out, &x->tar, ec);
 }
 
 static kalamdb_code failed(struct kalamdb_error *error, struct errctx *ec, enum err e)

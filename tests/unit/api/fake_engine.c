@@ -585,3 +585,29 @@ uint64_t kalamdb_erasures(struct kalamdb *db)
     (void)db;
     return 1;
 }
+
+/* ---- a user's own data: none here ---- */
+
+kalamdb_code kalamdb_export_open(struct kalamdb *db, const struct kalamdb_caller *caller,
+    struct kalamdb_str user_id, struct kalamdb_export **ret, struct kalamdb_error *error)
+{
+    (void)db, (void)caller, (void)user_id, (void)ret;
+    *error = (struct kalamdb_error){.code = ERR_NOT_FOUND, .message = "no such user"};
+    return error->code;
+}
+
+void kalamdb_export_next(struct kalamdb_export *x, kalamdb_export_ready *ready, void *arg)
+{
+    (void)x, (void)ready, (void)arg;
+    abort();
+}
+
+void kalamdb_export_cancel(struct kalamdb_export *x)
+{
+    (void)x;
+}
+
+void kalamdb_export_close(struct kalamdb_export *x)
+{
+    (void)x;
+}
