@@ -23,6 +23,26 @@ struct chat_limits {
 /* Reserved sender (`ai`, `assistant:gpt` …), which a user may use in their own ai conversations? */
 bool chat_sender_is_reserved(struct str from);
 
+/* ---- other users' files ---- */
+
+/* First and last id of a member's conversation without one message, by both tiers at `epoch`. */
+struct copy_bounds {
+    uint64_t user_no, epoch;
+    int64_t without;
+    bool answered;
+    int64_t first, last; /* 0: none */
+};
+/* What a change of a group's messages asks of the other members' files. The commit answers ERR_RETRY with
+ * questions; whoever submits it has them answered and submits it again, or reads again and keeps the answers
+ * that there are. Zeroed: empty. */
+struct chat_copies {
+    struct cold_lookup rows;
+    size_t nbounds, cap_bounds, open_bounds;
+    struct copy_bounds *bounds;
+};
+void chat_copies_release(struct chat_copies *c);
+size_t chat_copies_open(const struct chat_copies *c); /* questions without an answer */
+
 /* ---- append ---- */
 
 struct chat_message {
@@ -35,7 +55,6 @@ struct chat_message {
     bool inserted;  /* false: a retry, nothing was written */
     /* Private. */
     uint32_t conversation; /* index into chat_append.conversation_ids */
-    bool id_unsure;        /* the supplied id may stand in a file */
 };
 
 struct chat_append {
@@ -43,22 +62,21 @@ struct chat_append {
     struct str owner; /* whose tables */
     size_t nmessages;
     struct chat_message *messages;
-    /* Supplied ids that were looked up in the owner's files under `ids_epoch` and are not there. */
-    bool ids_looked_up;
-    uint64_t ids_epoch;
-    /* Out. */
-    int64_t inserted;
-    bool ids_unsure; /* with ERR_RETRY: look up the messages marked id_unsure, then submit again */
+    /* With ERR_RETRY and open questions (supplied ids that may stand in recipients' files): answer them, then
+     * submit again. The caller releases it. */
+    struct chat_copies copies;
+    int64_t inserted; /* out */
     /* Private, from chat_append_check. */
     uint32_t nconversations;
     struct str *conversation_ids;
 };
 
 /* FORBIDDEN (sender, msg_id of a user, columns the engine keeps), CONSTRAINT (NULLs, lengths), INVALID_VALUE,
- * TOO_LARGE, UNSUPPORTED (groups). */
+ * TOO_LARGE. */
 enum err chat_append_check(
     struct chat_append *a, const struct chat_limits *limits, struct arena *arena, struct errctx *ec) CHECKED;
-/* CONFLICT (id taken), INVALID_VALUE (id above the current one), UNSUPPORTED (a new group). */
+/* FORBIDDEN (a group that the schema's user is no member of, a sender that a group does not allow), CONFLICT
+ * (id taken in a recipient's table), INVALID_VALUE (id above the current one). */
 enum err chat_append_apply(struct chat_append *a, struct txn *txn, struct errctx *ec) CHECKED;
 
 /* ---- conversations ---- */
@@ -72,7 +90,7 @@ struct chat_create {
     struct value (*rows)[CONV_NCOLUMNS]; /* in: as given; out: as stored */
 };
 enum err chat_create_check(const struct chat_create *c, struct errctx *ec) CHECKED;
-/* CONFLICT: exists. */
+/* CONFLICT: exists, as one's own or as a group. */
 enum err chat_create_apply(struct chat_create *c, struct txn *txn, struct errctx *ec) CHECKED;
 
 /* One row of conversations or conversation_users to change. The statement's WHERE was decided on `values`;
@@ -99,10 +117,51 @@ struct chat_update {
 enum err chat_update_check_columns(const struct schema *schema, uint64_t columns, struct errctx *ec) CHECKED;
 enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx *ec) CHECKED;
 
-/* INSERT INTO and DELETE FROM conversation_users: members belong to groups. `n` rows matched; 0 of a DELETE
- * is OK. */
-enum err chat_members_insert(struct errctx *ec) CHECKED;
-enum err chat_members_delete(size_t n, struct errctx *ec) CHECKED;
+/* ---- members of groups: group.c ---- */
+
+/* INSERT INTO conversation_users: new members of groups in which the schema's user is owner or admin. A group
+ * that does not exist is made, with that user as its owner. */
+struct chat_members_add {
+    const struct caller *caller;
+    struct str owner; /* whose tables */
+    uint32_t group_members_max;
+    size_t nrows;
+    struct value (*rows)[MEMBER_NCOLUMNS]; /* in: as given; out: as stored */
+    /* Instead of a statement's: one conversation, made with its members (POST /api/v1/conversations);
+     * CONFLICT when it exists. Its row comes back in it. */
+    struct chat_create *create;
+    /* Private, from the check. */
+    uint32_t nconversations;
+    uint32_t *conversation; /* of each row */
+    struct str *conversation_ids;
+};
+enum err chat_members_add_check(struct chat_members_add *a, struct arena *arena, struct errctx *ec) CHECKED;
+/* FORBIDDEN (no member, rank), CONFLICT (is a member, has an own conversation of that id), CONSTRAINT (too
+ * many). */
+enum err chat_members_add_apply(struct chat_members_add *a, struct txn *txn, struct errctx *ec) CHECKED;
+
+/* DELETE FROM conversation_users: removes members, or leaves. Rows as read, in any order. */
+struct chat_members_remove {
+    const struct caller *caller;
+    struct str owner;
+    size_t nrows;
+    struct chat_row_change *rows; /* `set` is not used; `still` as in chat_update */
+    bool (*still)(void *arg, const struct value *values);
+    void *still_arg;
+    int64_t removed; /* out */
+};
+enum err chat_members_remove_apply(struct chat_members_remove *r, struct txn *txn, struct errctx *ec) CHECKED;
+
+/* For other operations of chat inside an apply. */
+
+/* The schema's user `c` as a member of the group that c is a copy of. FORBIDDEN: not present. */
+enum err chat_group_member_self(struct txn *txn, const struct conversation *c, struct group *ret_group,
+    struct member *ret_member, struct errctx *ec) CHECKED;
+/* Ends the membership of one present member; puts the group, hands ownership over when the last owner goes,
+ * and lets the group go with the last member. The member's conversation and rows stay. */
+enum err chat_group_leave(struct txn *txn, struct group *g, struct member *m, struct errctx *ec) CHECKED;
+/* Does the JSON object say "history":"shared"? */
+bool chat_metadata_shares_history(struct value metadata);
 
 /* ---- changes of messages ---- */
 
@@ -122,24 +181,6 @@ struct chat_bounds {
     int64_t first, last;
     const struct value *values; /* conversations_too: its row as read */
 };
-/* First and last id of a member's conversation without one message, by both tiers at `epoch`. */
-struct copy_bounds {
-    uint64_t user_no, epoch;
-    int64_t without;
-    bool answered;
-    int64_t first, last; /* 0: none */
-};
-/* What a change of a group's messages asks of the other members' files. The commit answers ERR_RETRY with
- * questions; whoever submits it has them answered and submits it again, or reads again and keeps the answers
- * that there are. Zeroed: empty. */
-struct chat_copies {
-    struct cold_lookup rows;
-    size_t nbounds, cap_bounds, open_bounds;
-    struct copy_bounds *bounds;
-};
-void chat_copies_release(struct chat_copies *c);
-size_t chat_copies_open(const struct chat_copies *c); /* questions without an answer */
-
 struct chat_change {
     const struct caller *caller;
     struct str owner;

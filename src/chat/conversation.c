@@ -1,6 +1,11 @@
 /* Rows of conversations and conversation_users: made, and changed in what their owner may set. */
 #include "chat/rules.h"
 
+static bool is_group(struct value type)
+{
+    return type.type != VALUE_NULL && str_eq(type.s, STR("group"));
+}
+
 enum err chat_create_check(const struct chat_create *c, struct errctx *ec)
 {
     static const int kept[] = {CONV_FIRST_MSG_ID, CONV_LAST_MSG_ID, CONV_TOTAL_MESSAGES, CONV_CREATED,
@@ -16,8 +21,8 @@ enum err chat_create_check(const struct chat_create *c, struct errctx *ec)
         enum err e = rule_conversation_id(schema, v[CONV_ID], ec);
         if (e == ERR_OK)
             e = rule_conversation_type(schema, v[CONV_TYPE], ec);
-        if (e == ERR_OK && v[CONV_TYPE].type != VALUE_NULL && str_eq(v[CONV_TYPE].s, STR("group")))
-            e = err_set(ec, ERR_UNSUPPORTED, "group conversations are not available yet");
+        if (e == ERR_OK && c->from.type != VALUE_NULL && is_group(v[CONV_TYPE]))
+            e = rule_group_sender(c->caller, c->from.s, ec);
         for (size_t k = 0; e == ERR_OK && k < sizeof kept / sizeof *kept; k++) {
             if (v[kept[k]].type != VALUE_NULL)
                 e = rule_kept_by_engine(schema, kept[k], ec);
@@ -28,31 +33,57 @@ enum err chat_create_check(const struct chat_create *c, struct errctx *ec)
     return ERR_OK;
 }
 
+static enum err exists(struct str id, struct errctx *ec)
+{
+    err_set(ec, ERR_CONFLICT, "duplicate key value violates unique constraint \"conversations_pkey\"");
+    err_detail(ec, "Key (conversation_id)=(%.*s) already exists.", STR_FMT(id));
+    return ec->code;
+}
+
+enum err chat_create_one(struct chat_create *cr, struct txn *txn, uint64_t user_no, struct value *v,
+    struct group *ret_group, struct errctx *ec)
+{
+    struct conversation c;
+    struct group g = {0};
+    struct member owner;
+    bool group = is_group(v[CONV_TYPE]), ai = !group && v[CONV_TYPE].type != VALUE_NULL;
+    enum err e = txn_conversation(txn, user_no, v[CONV_ID].s, &c, ec);
+    if (e == ERR_OK && c.exists)
+        return exists(v[CONV_ID].s, ec);
+    /* Without a type, an id that a group has would mean that group. */
+    if (e == ERR_OK && !ai)
+        e = txn_group(txn, v[CONV_ID].s, &g, ec);
+    if (e == ERR_OK && g.exists) {
+        exists(v[CONV_ID].s, ec);
+        err_hint(ec, "A group has this id.");
+        return ec->code;
+    }
+    if (e == ERR_OK)
+        e = group ? group_make(txn, &c, cr->owner, v, &g, &owner, ec)
+                  : rule_make_conversation(txn, &c, cr->owner, v, true, ec);
+    if (e != ERR_OK)
+        return e;
+    /* The bytes of title, metadata and id stay the statement's own, so that RETURNING outlives the
+     * transaction. */
+    v[CONV_TYPE] = value_text(group ? STR("group") : STR("ai"));
+    v[CONV_TOTAL_MESSAGES] = value_i64(0);
+    v[CONV_CREATED] = c.values[CONV_CREATED];
+    v[CONV_UPDATED] = c.values[CONV_UPDATED];
+    v[CONV_READ_MSG_ID] = VALUE_OF_NULL;
+    v[CONV_UNREAD] = value_i64(0);
+    *ret_group = g;
+    return ERR_OK;
+}
+
 enum err chat_create_apply(struct chat_create *cr, struct txn *txn, struct errctx *ec)
 {
     uint64_t user_no;
     enum err e = txn_user(txn, cr->owner, true, &user_no, ec);
     for (size_t i = 0; e == ERR_OK && i < cr->nrows; i++) {
-        struct value *v = cr->rows[i];
-        struct conversation c;
-        e = txn_conversation(txn, user_no, v[CONV_ID].s, &c, ec);
-        if (e != ERR_OK)
-            break;
-        if (c.exists) {
-            err_set(
-                ec, ERR_CONFLICT, "duplicate key value violates unique constraint \"conversations_pkey\"");
-            err_detail(ec, "Key (conversation_id)=(%.*s) already exists.", STR_FMT(v[CONV_ID].s));
-            return ec->code;
-        }
-        e = rule_make_conversation(txn, &c, cr->owner, v, true, ec);
-        /* The bytes of title, metadata and id stay the statement's own, so that RETURNING outlives the
-         * transaction. */
-        v[CONV_TYPE] = value_text(STR("ai"));
-        v[CONV_TOTAL_MESSAGES] = value_i64(0);
-        v[CONV_CREATED] = c.values[CONV_CREATED];
-        v[CONV_UPDATED] = c.values[CONV_UPDATED];
-        v[CONV_READ_MSG_ID] = VALUE_OF_NULL;
-        v[CONV_UNREAD] = value_i64(0);
+        struct group g;
+        e = chat_create_one(cr, txn, user_no, cr->rows[i], &g, ec);
+        if (e == ERR_OK && g.exists)
+            e = txn_group_announce(txn, &g, ec);
     }
     return e;
 }
@@ -177,22 +208,4 @@ enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx
         }
     }
     return e;
-}
-
-/* ---- members ---- */
-
-enum err chat_members_insert(struct errctx *ec)
-{
-    err_set(ec, ERR_UNSUPPORTED, "group conversations are not available yet");
-    err_detail(ec, "The one member of an ai conversation is its owner.");
-    return ec->code;
-}
-
-enum err chat_members_delete(size_t n, struct errctx *ec)
-{
-    if (n == 0)
-        return ERR_OK;
-    err_set(ec, ERR_FORBIDDEN, "the owner cannot leave an ai conversation");
-    err_hint(ec, "DELETE FROM conversations removes an ai conversation with its messages.");
-    return ec->code;
 }

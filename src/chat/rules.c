@@ -70,6 +70,16 @@ enum err rule_sender(const struct caller *caller, struct str from, struct errctx
     return ERR_OK;
 }
 
+enum err rule_group_sender(const struct caller *caller, struct str from, struct errctx *ec)
+{
+    if (caller->role != ROLE_USER || str_eq(from, caller->user_id))
+        return ERR_OK;
+    err_set(ec, ERR_FORBIDDEN, "sending as \"%.*s\" is not allowed in a group",
+        (int)utf8_cut(from, CHAT_ID_BYTES_MAX), from.ptr != NULL ? from.ptr : "");
+    err_hint(ec, "In groups a user sends only as themselves.");
+    return ec->code;
+}
+
 enum err rule_content(struct value content, const struct chat_limits *limits, struct errctx *ec)
 {
     if (content.type == VALUE_NULL)

@@ -10,6 +10,8 @@ enum err rule_conversation_id(const struct schema *schema, struct value id, stru
 enum err rule_conversation_type(const struct schema *schema, struct value type, struct errctx *ec) CHECKED;
 /* FORBIDDEN: a sender that `caller` may not use in a conversation of its own. CONSTRAINT: empty, too long. */
 enum err rule_sender(const struct caller *caller, struct str from, struct errctx *ec) CHECKED;
+/* FORBIDDEN: a sender that `caller` may not use in a group, where a user sends only as themselves. */
+enum err rule_group_sender(const struct caller *caller, struct str from, struct errctx *ec) CHECKED;
 enum err rule_content(struct value content, const struct chat_limits *limits, struct errctx *ec) CHECKED;
 enum err rule_not_null(const struct schema *schema, int column, struct errctx *ec) CHECKED;
 enum err rule_kept_by_engine(const struct schema *schema, int column, struct errctx *ec) CHECKED;
@@ -28,5 +30,16 @@ enum err rule_no_member(struct str conversation_id, struct str user, struct errc
 /* Writes the row and the one member of a new `ai` conversation of `owner`. */
 enum err rule_make_conversation(struct txn *txn, struct conversation *c, struct str owner,
     const struct value *values, bool announce, struct errctx *ec) CHECKED;
+
+/* One row of chat_create_apply, not announced when it is a group's; *ret_group not `exists` for an ai one. */
+enum err chat_create_one(struct chat_create *cr, struct txn *txn, uint64_t user_no, struct value *values,
+    struct group *ret_group, struct errctx *ec) CHECKED;
+
+/* ---- groups: group.c ---- */
+
+/* Makes the group with the schema's user as its owner: record, member, and the conversation row *c. Title and
+ * metadata are from `values` (by column of schema_conversations). Announces nothing. */
+enum err group_make(struct txn *txn, struct conversation *c, struct str owner, const struct value *values,
+    struct group *ret, struct member *ret_owner, struct errctx *ec) CHECKED;
 
 #endif

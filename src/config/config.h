@@ -31,6 +31,7 @@
     X(INT, max_user_media_bytes, 10737418240, 0, 1125899906842624,                                           \
         "all media that a user has uploaded and that is still there; 0: any")                                \
     X(INT, max_changed_rows, 1000000, 1, 100000000, "rows one UPDATE or DELETE may change")                  \
+    X(INT, max_group_members, 1000, 2, 100000, "members of one group")                                       \
     X(INT, max_connections, 18000, 1, 10000000, "open connections")                                          \
     X(INT, max_subscriptions, 100, 1, 1000000, "subscriptions of one connection")                            \
     X(INT, max_frame_bytes, 1048576, 1024, 104857600, "WebSocket message from a client")                     \

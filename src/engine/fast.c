@@ -416,7 +416,7 @@ static enum err run_conversation_points(struct run *r, const struct pred *p)
     return ERR_OK;
 }
 
-/* The small tables: all hot, scanned whole and sorted. */
+/* The small tables: all hot, scanned whole, or one conversation of them, and sorted. */
 static enum err run_table(struct run *r, enum fast_verdict *ret)
 {
     r->sorting = true;
@@ -425,8 +425,11 @@ static enum err run_table(struct run *r, enum fast_verdict *ret)
         *ret = FAST_DONE;
         return run_conversation_points(r, p);
     }
-    struct scan_spec spec = {
-        .order = SCAN_TABLE, .table = r->schema, .id_max = INT64_MAX, .seq_max = UINT64_MAX};
+    struct scan_spec spec = {.order = SCAN_TABLE,
+        .table = r->schema,
+        .conversation_id = equal_text(r->plan, r->schema->key_column),
+        .id_max = INT64_MAX,
+        .seq_max = UINT64_MAX};
     return scan(r, &spec, 0, ret);
 }
 

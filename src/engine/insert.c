@@ -1,12 +1,15 @@
 #include "engine/insert.h"
 #include "engine/coerce.h"
+#include "engine/copies.h"
 #include "engine/read.h"
 #include "engine/returning.h"
 
 struct insert {
-    bool append; /* rows of messages; else conversations are made */
+    enum { APPENDS, CREATES, ADDS_MEMBERS } what;
     struct chat_append a;
     struct chat_create c;
+    struct chat_members_add m;
+    bool answers_created; /* of kalamdb_create_conversation */
     struct rowset source; /* INSERT … SELECT: keeps the bytes of the rows */
     bool has_source;
     struct value rehearsed[MSG_NCOLUMNS];
@@ -14,7 +17,10 @@ struct insert {
 
 void insert_release(struct kalamdb_query *q)
 {
-    if (q->insert != NULL && q->insert->has_source)
+    if (q->insert == NULL)
+        return;
+    chat_copies_release(&q->insert->a.copies);
+    if (q->insert->has_source)
         rowset_release(&q->insert->source);
     q->insert = NULL;
 }
@@ -32,11 +38,18 @@ static const struct value *created_row(const struct kalamdb_query *q, size_t i)
     return q->insert->c.rows[i];
 }
 
+static const struct value *added_row(const struct kalamdb_query *q, size_t i)
+{
+    return q->insert->m.rows[i];
+}
+
 static struct returning_rows affected(const struct kalamdb_query *q)
 {
     const struct insert *in = q->insert;
-    if (in->append)
+    if (in->what == APPENDS)
         return (struct returning_rows){&schema_messages, in->a.nmessages, appended_row};
+    if (in->what == ADDS_MEMBERS && !in->answers_created)
+        return (struct returning_rows){&schema_conversation_users, in->m.nrows, added_row};
     return (struct returning_rows){&schema_conversations, in->c.nrows, created_row};
 }
 
@@ -49,8 +62,8 @@ static enum err counts(struct kalamdb_query *q)
     if (r == NULL)
         return query_no_memory(q, "result");
     r->is_write = true;
-    r->rows_affected = in->append ? in->a.inserted : (int64_t)in->c.nrows;
-    if (!in->append || in->a.nmessages == 0)
+    r->rows_affected = in->what == APPENDS ? in->a.inserted : (int64_t)affected(q).n;
+    if (in->what != APPENDS || in->a.nmessages == 0)
         return ERR_OK;
     if (!result_inserted_alloc(r, in->a.nmessages))
         return query_no_memory(q, "result");
@@ -75,61 +88,12 @@ static void answer_step(struct kalamdb_query *q)
 
 static void commit(struct kalamdb_query *q);
 
-/* Supplied ids that may stand in files: one look for all of them. */
-static enum err look_up_ids(struct kalamdb_query *q)
-{
-    struct chat_append *a = &q->insert->a;
-    struct buf sql = BUF_INIT(0);
-    struct scan_bounds bounds = SCAN_BOUNDS_OPEN;
-    bounds.id_min = INT64_MAX;
-    bounds.id_max = 0;
-    buf_str(&sql, STR("SELECT msg_id FROM scan_0 WHERE msg_id IN ("));
-    for (size_t i = 0, n = 0; i < a->nmessages; i++) {
-        int64_t id = a->messages[i].values[MSG_ID].i;
-        if (!a->messages[i].id_unsure)
-            continue;
-        if (n++ > 0)
-            buf_u8(&sql, ',');
-        buf_i64(&sql, id);
-        bounds.id_min = id < bounds.id_min ? id : bounds.id_min;
-        bounds.id_max = id > bounds.id_max ? id : bounds.id_max;
-    }
-    buf_str(&sql, STR(") LIMIT 1"));
-    struct snapshot *snap = NULL;
-    struct analytic_input input;
-    struct rowset found;
-    enum err e = sql.failed ? query_no_memory(q, "look-up of ids")
-                            : snapshot_open(q->db->store, a->owner, &snap, &q->ec);
-    if (e != ERR_OK) {
-        buf_release(&sql);
-        return e;
-    }
-    uint64_t epoch = snapshot_cold_epoch(snap);
-    e = snapshot_input(snap, &schema_messages, &bounds, false, &input, &q->ec);
-    if (e == ERR_OK) {
-        struct read_set rs = {
-            .nsnapshots = 1, .owners = &a->owner, .snapshots = &snap, .ninputs = 1, .inputs = &input};
-        e = read_worker(q, &rs, buf_view(&sql), 1, &found);
-    }
-    snapshot_close(snap);
-    buf_release(&sql);
-    if (e != ERR_OK)
-        return e;
-    if (found.nrows > 0) {
-        e = err_set(&q->ec, ERR_CONFLICT, "duplicate key value violates unique constraint \"messages_pkey\"");
-        err_detail(&q->ec, "Key (msg_id)=(%lld) already exists.", (long long)rowset_row(&found, 0)->i);
-    }
-    rowset_release(&found);
-    a->ids_looked_up = true;
-    a->ids_epoch = epoch;
-    return e;
-}
-
 static void retry_step(struct kalamdb_query *q)
 {
     enum err e = query_alive(q);
-    if (e == ERR_OK && q->insert->append && q->insert->a.ids_unsure)
-        e = look_up_ids(q);
+    /* Supplied ids that may stand in recipients' files. */
+    if (e == ERR_OK && q->insert->what == APPENDS && q->insert->a.copies.rows.open > 0)
+        e = copies_answer(q, &q->insert->a.copies, STR(""));
     if (e != ERR_OK)
         query_finish(q, e);
     else
@@ -160,7 +124,9 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
 static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
     struct insert *in = query_of_op(op)->insert;
-    return in->append ? chat_append_apply(&in->a, txn, ec) : chat_create_apply(&in->c, txn, ec);
+    return in->what == APPENDS   ? chat_append_apply(&in->a, txn, ec)
+           : in->what == CREATES ? chat_create_apply(&in->c, txn, ec)
+                                 : chat_members_add_apply(&in->m, txn, ec);
 }
 
 static void commit(struct kalamdb_query *q)
@@ -192,7 +158,7 @@ static const struct value *rehearsed_row(const struct kalamdb_query *q, size_t i
 static enum err rehearse(struct kalamdb_query *q)
 {
     struct returning_rows rows = affected(q);
-    if (q->insert->append)
+    if (q->insert->what == APPENDS)
         rows.row = rehearsed_row;
     return returning_worker(q, &rows, false);
 }
@@ -211,9 +177,10 @@ static void go(struct kalamdb_query *q)
 {
     struct insert *in = q->insert;
     struct chat_limits limits = {.content_bytes_max = q->db->options.max_content_bytes};
-    enum err e = in->append ? chat_append_check(&in->a, &limits, &q->arena, &q->ec)
-                            : chat_create_check(&in->c, &q->ec);
-    size_t n = in->append ? in->a.nmessages : in->c.nrows;
+    enum err e = in->what == APPENDS   ? chat_append_check(&in->a, &limits, &q->arena, &q->ec)
+                 : in->what == CREATES ? chat_create_check(&in->c, &q->ec)
+                                       : chat_members_add_check(&in->m, &q->arena, &q->ec);
+    size_t n = affected(q).n;
     if (e != ERR_OK || n == 0)
         query_finish(q, e != ERR_OK ? e : answer(q));
     else if (q->stmt->returning.present && q->stmt->returning.read_sql.ptr != NULL)
@@ -225,14 +192,18 @@ static void go(struct kalamdb_query *q)
 static enum err rows_alloc(struct kalamdb_query *q, size_t n)
 {
     struct insert *in = q->insert;
-    if (in->append) {
-        in->a.messages = arena_array(&q->arena, n, sizeof *in->a.messages);
+    void *rows;
+    if (in->what == APPENDS) {
+        rows = in->a.messages = arena_array(&q->arena, n, sizeof *in->a.messages);
         in->a.nmessages = n;
-    } else {
-        in->c.rows = arena_array(&q->arena, n, sizeof *in->c.rows);
+    } else if (in->what == CREATES) {
+        rows = in->c.rows = arena_array(&q->arena, n, sizeof *in->c.rows);
         in->c.nrows = n;
+    } else {
+        rows = in->m.rows = arena_array(&q->arena, n, sizeof *in->m.rows);
+        in->m.nrows = n;
     }
-    if (in->append ? in->a.messages == NULL : in->c.rows == NULL)
+    if (rows == NULL)
         return err_set(&q->ec, ERR_TOO_LARGE, "the statement has too many rows");
     return ERR_OK;
 }
@@ -241,9 +212,11 @@ static enum err put(struct kalamdb_query *q, size_t row, int k, struct value v)
 {
     struct insert *in = q->insert;
     int column = q->stmt->columns[k];
-    const struct schema *schema = in->append ? &schema_messages : &schema_conversations;
-    struct value *to = in->append ? in->a.messages[row].values : in->c.rows[row];
-    if (in->append && column == MSG_ID)
+    const struct schema *schema = affected(q).schema;
+    struct value *to = in->what == APPENDS   ? in->a.messages[row].values
+                       : in->what == CREATES ? in->c.rows[row]
+                                             : in->m.rows[row];
+    if (in->what == APPENDS && column == MSG_ID)
         in->a.messages[row].id_given = true;
     return coerce_value(&q->arena, &schema->columns[column], v, &to[column], &q->ec);
 }
@@ -302,16 +275,17 @@ static enum err prepare(struct kalamdb_query *q)
     if (!user_id_valid(st->target_owner))
         return err_set(&q->ec, ERR_INVALID_VALUE, "schema \"%.*s\" is not a valid user id",
             (int)utf8_cut(st->target_owner, CHAT_ID_BYTES_MAX), st->target_owner.ptr);
-    if (st->target == &schema_conversation_users)
-        return chat_members_insert(&q->ec);
     q->insert = arena_alloc(&q->arena, sizeof *q->insert);
     if (q->insert == NULL)
         return query_no_memory(q, "INSERT");
     struct insert *in = q->insert;
-    in->append = st->target_is_append || st->target == &schema_messages;
-    in->a.caller = in->c.caller = &q->caller;
-    in->a.owner = in->c.owner = st->target_owner;
-    if (!in->append && st->create_from.kind == CELL_VALUE)
+    in->what = st->target_is_append || st->target == &schema_messages ? APPENDS
+               : st->target == &schema_conversations                  ? CREATES
+                                                                      : ADDS_MEMBERS;
+    in->a.caller = in->c.caller = in->m.caller = &q->caller;
+    in->a.owner = in->c.owner = in->m.owner = st->target_owner;
+    in->m.group_members_max = q->db->options.max_group_members;
+    if (in->what == CREATES && st->create_from.kind == CELL_VALUE)
         return coerce_value(
             &q->arena, &schema_messages.columns[MSG_FROM], st->create_from.value, &in->c.from, &q->ec);
     return ERR_OK;

@@ -39,12 +39,20 @@ static const struct value *updated_row(const struct kalamdb_query *q, size_t i)
     return row->gone ? NULL : row->values;
 }
 
+static const struct value *removed_row(const struct kalamdb_query *q, size_t i)
+{
+    const struct chat_row_change *row = &q->modify->leave.rows[i];
+    return row->gone ? NULL : row->values;
+}
+
 static struct returning_rows affected(const struct kalamdb_query *q)
 {
     const struct modify *m = q->modify;
     const struct schema *target = q->stmt->target;
     if (target == &schema_messages)
         return (struct returning_rows){target, m->change.nrows, message_row};
+    if (target == &schema_conversation_users && q->stmt->kind == STMT_DELETE)
+        return (struct returning_rows){target, m->leave.nrows, removed_row};
     if (q->stmt->kind == STMT_DELETE)
         return (struct returning_rows){target, m->change.nconversations, conversation_row};
     return (struct returning_rows){target, m->update.nrows, updated_row};
@@ -57,7 +65,9 @@ static enum err answer(struct kalamdb_query *q)
     if (r == NULL)
         return query_no_memory(q, "result");
     r->is_write = true;
-    r->rows_affected = rows.row == updated_row ? q->modify->update.changed : (int64_t)rows.n;
+    r->rows_affected = rows.row == updated_row   ? q->modify->update.changed
+                       : rows.row == removed_row ? q->modify->leave.removed
+                                                 : (int64_t)rows.n;
     if (!q->stmt->returning.present)
         return ERR_OK;
     return returning_committed(q, &rows);
@@ -141,6 +151,25 @@ static enum err set_rows(struct kalamdb_query *q)
     return ERR_OK;
 }
 
+static enum err leave_rows(struct kalamdb_query *q)
+{
+    struct modify *m = q->modify;
+    struct chat_members_remove *r = &m->leave;
+    *r = (struct chat_members_remove){.caller = &q->caller,
+        .owner = q->stmt->target_owner,
+        .nrows = m->nrows,
+        .rows = arena_array(&m->arena, m->nrows, sizeof *r->rows)};
+    if (r->rows == NULL)
+        return query_no_memory(q, "members to remove");
+    for (size_t i = 0; i < m->nrows; i++)
+        r->rows[i].values = m->rows[i].values;
+    if (q->stmt->fast != NULL) {
+        r->still = still_matches;
+        r->still_arg = q->stmt->fast;
+    }
+    return ERR_OK;
+}
+
 static enum err settle(struct kalamdb_query *q)
 {
     struct modify *m = q->modify;
@@ -148,7 +177,7 @@ static enum err settle(struct kalamdb_query *q)
     if (q->stmt->kind == STMT_UPDATE)
         return target == &schema_messages ? set_messages(q) : set_rows(q);
     if (target == &schema_conversation_users)
-        return chat_members_delete(m->nrows, &q->ec);
+        return leave_rows(q);
     if (target == &schema_conversations && q->stmt->fast != NULL) {
         m->change.still = still_matches;
         m->change.still_arg = q->stmt->fast;
@@ -162,6 +191,8 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
     struct kalamdb_query *q = query_of_op(op);
     struct modify *m = q->modify;
+    if (q->stmt->kind == STMT_DELETE && q->stmt->target == &schema_conversation_users)
+        return chat_members_remove_apply(&m->leave, txn, ec);
     if (q->stmt->kind == STMT_DELETE)
         return chat_messages_delete(&m->change, txn, ec);
     if (q->stmt->target == &schema_messages)

@@ -16,6 +16,7 @@ void modify_clear(struct modify *m)
     m->exprs = NULL;
     m->change = (struct chat_change){0};
     m->update = (struct chat_update){0};
+    m->leave = (struct chat_members_remove){0};
 }
 
 /* ---- collecting rows ---- */

@@ -21,10 +21,11 @@ struct modify {
     struct rowset sources[2]; /* rows a worker read: the matching ones, the messages of conversations */
     int nsources;
     size_t nrows, cap_rows;
-    struct chat_row *rows;     /* of the target; heap */
-    struct value **exprs;      /* per row: values of the computed assignments; in arena */
-    struct chat_change change; /* messages, DELETE FROM conversations */
-    struct chat_update update; /* UPDATE conversations, conversation_users */
+    struct chat_row *rows;            /* of the target; heap */
+    struct value **exprs;             /* per row: values of the computed assignments; in arena */
+    struct chat_change change;        /* messages, DELETE FROM conversations */
+    struct chat_update update;        /* UPDATE conversations, conversation_users */
+    struct chat_members_remove leave; /* DELETE FROM conversation_users */
     size_t nmessages, cap_messages;
     struct chat_row *messages; /* DELETE FROM conversations: what they hold; heap */
 };

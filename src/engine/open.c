@@ -1,7 +1,6 @@
 #include "chat/chat.h"
 #include "engine/engine.h"
 #include "engine/erase.h"
-#include "engine/history.h"
 #include "engine/query.h"
 #include "engine/transfer.h"
 #include <stdlib.h>
@@ -64,6 +63,7 @@ void kalamdb_options_default(struct kalamdb_options *ret)
         .max_media_bytes = (uint64_t)50 << 20,
         .max_user_media_bytes = (uint64_t)10 << 30,
         .max_changed_rows = 1000000,
+        .max_group_members = 1000,
         .consolidate_rows = 10000,
         .consolidate_interval_ms = 300000,
         .consolidate_min_rows = 500,
@@ -89,6 +89,7 @@ static enum err check_options(const struct kalamdb_options *o, struct errctx *ec
                       : o->large_content_bytes < BLOB_PREVIEW_BYTES ? "large_content_bytes"
                       : o->max_media_bytes < 1                      ? "max_media_bytes"
                       : o->max_changed_rows < 1                     ? "max_changed_rows"
+                      : o->max_group_members < 2                    ? "max_group_members"
                       : o->consolidate_rows < 1                     ? "consolidate_rows"
                       : o->consolidate_min_rows < 1                 ? "consolidate_min_rows"
                       : o->hot_tail_rows < 0                        ? "hot_tail_rows"
@@ -194,8 +195,6 @@ kalamdb_code kalamdb_open(
         e = live_open(db->store, db->analytic, RING_BYTES_MAX, &db->live, &ec);
     if (e == ERR_OK)
         e = erasures_open(db, &ec);
-    if (e == ERR_OK)
-        e = history_open(db, &ec);
     if (e != ERR_OK) {
         if (ec.code != e)
             err_internal(&ec, e, "open failed");
@@ -224,7 +223,6 @@ void kalamdb_close(struct kalamdb *db)
     while (db->inflight > 0)
         pthread_cond_wait(&db->idle, &db->lock);
     pthread_mutex_unlock(&db->lock);
-    history_close(db);
     engine_upkeep_stop(db);
     free_all(db);
 }

@@ -46,6 +46,12 @@ static void bound_number(const struct pred *p, int64_t *min, int64_t *max)
     }
 }
 
+static void bound_conversation(struct scan_bounds *b, const struct pred *p)
+{
+    if (p->op == PRED_EQ || (p->op == PRED_IN && p->nvalues == 1))
+        b->conversation_id = p->values[0].s;
+}
+
 static void bound(struct scan_bounds *b, const struct pred *p)
 {
     switch (p->column) {
@@ -59,8 +65,7 @@ static void bound(struct scan_bounds *b, const struct pred *p)
         bound_number(p, &b->seq_min, &b->seq_max);
         break;
     case MSG_CONVERSATION_ID:
-        if (p->op == PRED_EQ || (p->op == PRED_IN && p->nvalues == 1))
-            b->conversation_id = p->values[0].s;
+        bound_conversation(b, p);
         break;
     default:
         break;
@@ -85,7 +90,7 @@ static void note(struct gate *g, const PgQuery__RangeVar *rv, const struct scan_
 static void bounds_table(struct gate *g, const PgQuery__RangeVar *rv, bool sole, const PgQuery__Node *where)
 {
     struct fast_table t = {.rv = rv, .schema = catalog_table(str_c(rv->relname)), .sole = sole};
-    if (t.schema != &schema_messages || (rv->alias != NULL && rv->alias->n_colnames > 0))
+    if (t.schema == NULL || (rv->alias != NULL && rv->alias->n_colnames > 0))
         return;
     t.alias = str_c(rv->alias != NULL ? rv->alias->aliasname : rv->relname);
     struct fast_preds preds = {.complete = true};
@@ -93,7 +98,10 @@ static void bounds_table(struct gate *g, const PgQuery__RangeVar *rv, bool sole,
         return;
     struct scan_bounds b = SCAN_BOUNDS_OPEN;
     for (int i = 0; i < preds.n; i++)
-        bound(&b, &preds.v[i]);
+        if (t.schema == &schema_messages)
+            bound(&b, &preds.v[i]);
+        else if (preds.v[i].column == t.schema->key_column) /* of both other tables: conversation_id */
+            bound_conversation(&b, &preds.v[i]);
     note(g, rv, &b);
 }
 

@@ -370,10 +370,14 @@ static enum err messages_input(struct snapshot *snap, struct hold *h, const stru
     return err;
 }
 
-static enum err table_input(
-    struct snapshot *snap, struct hold *h, const struct schema *table, struct errctx *ec)
+static enum err table_input(struct snapshot *snap, struct hold *h, const struct schema *table,
+    struct str conversation_id, struct errctx *ec)
 {
-    struct scan_spec spec = {.order = SCAN_TABLE, .table = table, .id_max = INT64_MAX, .seq_max = UINT64_MAX};
+    struct scan_spec spec = {.order = SCAN_TABLE,
+        .table = table,
+        .conversation_id = conversation_id,
+        .id_max = INT64_MAX,
+        .seq_max = UINT64_MAX};
     struct hot_iter *it = NULL;
     struct str row;
     enum err err = hot_iter_open(snap, &spec, &it, ec);
@@ -411,7 +415,7 @@ enum err snapshot_input(struct snapshot *snap, const struct schema *table, const
     if (snap->exists && table == &schema_messages)
         err = messages_input(snap, h, bounds, with_tombstones, ec);
     else if (snap->exists)
-        err = table_input(snap, h, table, ec);
+        err = table_input(snap, h, table, bounds->conversation_id, ec);
     if (err == ERR_OK)
         err = row_sink_finish(&h->sink, ec);
     if (err != ERR_OK) {

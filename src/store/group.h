@@ -75,6 +75,11 @@ enum err txn_membership_put(struct txn *txn, const struct conversation *c, uint6
  * change numbers that `viewer` (a user_no) gets come back in MSG_SEQ and MSG_INS_SEQ. Puts *g. */
 enum err txn_group_insert(
     struct txn *txn, struct group *g, struct value *values, uint64_t viewer, struct errctx *ec) CHECKED;
+/* The user's conversation row as an event; nothing is written. Absent: nothing. */
+enum err txn_conversation_announce(
+    struct txn *txn, uint64_t user_no, struct str conversation_id, struct errctx *ec) CHECKED;
+/* The user's id, in the txn's arena. NOT_FOUND. */
+enum err txn_user_id(struct txn *txn, uint64_t user_no, struct str *ret, struct errctx *ec) CHECKED;
 /* The present members' conversation rows as events to those that are followed; nothing is written. */
 enum err txn_group_announce(struct txn *txn, const struct group *g, struct errctx *ec) CHECKED;
 

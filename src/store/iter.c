@@ -2,7 +2,8 @@
  *
  *   SCAN_BY_CONVERSATION  MESSAGES of the conversation; the value is the row
  *   SCAN_BY_ID, _BY_SEQ   an index; each entry costs one point read more
- *   SCAN_TABLE            CONVERSATIONS; for conversation_users, per conversation, its MEMBERS
+ *   SCAN_TABLE            CONVERSATIONS; for conversation_users, per conversation, its MEMBERS, or the
+ * present members of its group, from the group's partition
  *
  * Ids stand complemented, so newest first runs forward; the other direction seeks in total order, because
  * prefix filters are made for forward scans. */
@@ -25,6 +26,7 @@ struct hot_iter {
     uint32_t conv_no, row_conv_no;
     const struct schema *table;
     struct range outer, inner; /* inner: members of the conversation that outer stands at */
+    bool inner_is_group;
     struct buf row, resolved;
 };
 
@@ -156,6 +158,11 @@ static enum err set_range(struct hot_iter *it, const struct scan_spec *spec, str
         r->lower = key_prefix(user_no, SPACE_CONVERSATIONS);
         r->upper = key_after(&r->lower);
         r->reverse = spec->descending;
+        if (spec->conversation_id.ptr != NULL) {
+            it->empty = it->empty || spec->conversation_id.len > 255;
+            r->lower = r->upper = key_named(user_no, SPACE_CONVERSATIONS, spec->conversation_id);
+            r->upper.bytes[r->upper.len++] = '\0';
+        }
         break;
     }
     return e;
@@ -257,6 +264,23 @@ static enum err fetch(struct hot_iter *it, const struct key *k, struct errctx *e
     return e;
 }
 
+static enum err membership_at(
+    struct hot_iter *it, const struct key *k, uint64_t *ret_group_no, bool *ret_present, struct errctx *ec)
+{
+    char *message = NULL;
+    rocksdb_pinnableslice_t *slice =
+        rocksdb_get_pinned(it->snap->store->db, it->snap->options, k->bytes, k->len, &message);
+    enum err e = store_rocks_err(ec, message, "read");
+    if (e != ERR_OK || slice == NULL)
+        return e != ERR_OK ? e : ERR_NOT_FOUND;
+    size_t len;
+    const char *value = rocksdb_pinnableslice_value(slice, &len);
+    if (membership_get(str_n(value, len), ret_group_no, ret_present) != ERR_OK)
+        e = damaged(ec, "a membership");
+    rocksdb_pinnableslice_destroy(slice);
+    return e;
+}
+
 static enum err next_of_conversation(struct hot_iter *it, struct errctx *ec)
 {
     enum err e = range_next(&it->outer, ec);
@@ -312,6 +336,48 @@ static enum err next_conversation(struct hot_iter *it, struct conversation_recor
     }
 }
 
+/* Opens the inner range on the members of the conversation; none for one who is no member any more. */
+static enum err open_members(struct hot_iter *it, const struct conversation_record *record, struct errctx *ec)
+{
+    struct value values[CONV_NCOLUMNS];
+    struct row_meta meta;
+    if (row_decode(record->row, &schema_conversations, &meta, values) != ERR_OK)
+        return damaged(ec, "a conversation row");
+    it->inner_is_group = conversation_is_group(values);
+    it->inner.lower = key_members_of(it->snap->user_no, record->conv_no);
+    if (it->inner_is_group) {
+        struct key k = key_membership(it->snap->user_no, record->conv_no);
+        uint64_t group_no;
+        bool present = false;
+        enum err e = membership_at(it, &k, &group_no, &present, ec);
+        if (e != ERR_OK || !present)
+            return e == ERR_NOT_FOUND ? ERR_OK : e;
+        it->inner.lower = key_prefix(group_no, SPACE_GROUP_MEMBERS);
+    }
+    it->inner.upper = key_after(&it->inner.lower);
+    it->inner.reverse = it->outer.reverse;
+    range_open(&it->inner, it->snap);
+    return ERR_OK;
+}
+
+/* The next row of the inner range. NOT_FOUND: its end. */
+static enum err next_member(struct hot_iter *it, struct errctx *ec)
+{
+    for (;;) {
+        uint64_t user_no;
+        struct str row;
+        bool present = true;
+        enum err e = range_next(&it->inner, ec);
+        if (e != ERR_OK)
+            return e;
+        row = range_value(&it->inner);
+        if (it->inner_is_group && member_entry_head(row, &user_no, &present, &row) != ERR_OK)
+            return damaged(ec, "a member of a group");
+        if (present)
+            return take(it, row, ec);
+    }
+}
+
 static enum err next_in_table(struct hot_iter *it, struct errctx *ec)
 {
     struct conversation_record record;
@@ -322,20 +388,16 @@ static enum err next_in_table(struct hot_iter *it, struct errctx *ec)
     }
     for (;;) {
         if (it->inner.it != NULL) {
-            e = range_next(&it->inner, ec);
-            if (e == ERR_OK)
-                return take(it, range_value(&it->inner), ec);
+            e = next_member(it, ec);
             if (e != ERR_NOT_FOUND)
                 return e;
             range_close(&it->inner);
         }
         e = next_conversation(it, &record, ec);
+        if (e == ERR_OK)
+            e = open_members(it, &record, ec);
         if (e != ERR_OK)
             return e;
-        it->inner.lower = key_members_of(it->snap->user_no, record.conv_no);
-        it->inner.upper = key_after(&it->inner.lower);
-        it->inner.reverse = it->outer.reverse;
-        range_open(&it->inner, it->snap);
     }
 }
 

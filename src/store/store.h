@@ -87,13 +87,14 @@ enum scan_order {
     SCAN_BY_CONVERSATION, /* hot messages of one conversation by msg_id */
     SCAN_BY_ID,           /* hot messages of the user by msg_id */
     SCAN_BY_SEQ,          /* hot messages and tombstones by _seq, ascending only */
-    SCAN_TABLE            /* all rows of another table (conversations, conversation_users), key order */
+    SCAN_TABLE            /* rows of another table (conversations, conversation_users), key order */
 };
 struct scan_spec {
     enum scan_order order;
     bool descending;
     bool tombstones;            /* yield them too (SCAN_BY_SEQ) */
-    struct str conversation_id; /* SCAN_BY_CONVERSATION; with SCAN_BY_SEQ a filter, when ptr is set */
+    struct str conversation_id; /* SCAN_BY_CONVERSATION; with SCAN_BY_SEQ and SCAN_TABLE a filter, when ptr is
+                                   set: the scan visits no other conversation's rows */
     int64_t id_min, id_max;     /* inclusive; 0 and INT64_MAX: open */
     uint64_t seq_min, seq_max;
     const struct schema *table; /* SCAN_TABLE */

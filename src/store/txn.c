@@ -240,6 +240,19 @@ enum err txn_user(struct txn *txn, struct str user_id, bool create, uint64_t *re
     return e;
 }
 
+enum err txn_user_id(struct txn *txn, uint64_t user_no, struct str *ret, struct errctx *ec)
+{
+    struct head_entry *entry;
+    enum err e = load_entry(txn, user_no, &entry, ec);
+    if (e != ERR_OK)
+        return e;
+    struct str id = arena_str(&txn->arena, head_user_id(&entry->head));
+    if (id.ptr == NULL)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    *ret = id;
+    return ERR_OK;
+}
+
 uint64_t txn_cold_epoch(struct txn *txn, uint64_t user_no)
 {
     struct head_entry *entry;

@@ -392,27 +392,36 @@ enum err txn_group_insert(
     return txn_group_put(txn, g, ec);
 }
 
+enum err txn_conversation_announce(
+    struct txn *txn, uint64_t user_no, struct str conversation_id, struct errctx *ec)
+{
+    if (!txn_followed(txn, user_no))
+        return ERR_OK;
+    struct key k = key_named(user_no, SPACE_CONVERSATIONS, conversation_id);
+    struct conversation_record record;
+    struct row_meta meta;
+    struct str value;
+    enum err e = txn_get(txn, &k, &value, ec);
+    if (e != ERR_OK)
+        return e == ERR_NOT_FOUND ? ERR_OK : e;
+    if (conversation_record_get(value, &record) != ERR_OK || row_decode_meta(record.row, &meta) != ERR_OK)
+        return err_internal(ec, ERR_CORRUPT, "a conversation row is damaged");
+    if ((meta.flags & ROW_TOMBSTONE) != 0)
+        return ERR_OK;
+    struct change change = {.op = CHANGE_CONVERSATION,
+        .conv_no = record.conv_no,
+        .conversation_id = conversation_id,
+        .row = record.row};
+    return txn_announce(txn, user_no, &change, ec);
+}
+
 enum err txn_group_announce(struct txn *txn, const struct group *g, struct errctx *ec)
 {
     const uint64_t *members;
     size_t n;
     enum err e = txn_group_present(txn, g, &members, &n, ec);
-    struct str id = g->values[CONV_ID].s;
-    for (size_t i = 0; e == ERR_OK && i < n; i++) {
-        if (!txn_followed(txn, members[i]))
-            continue;
-        struct key k = key_named(members[i], SPACE_CONVERSATIONS, id);
-        struct conversation_record record;
-        struct str value;
-        e = txn_get(txn, &k, &value, ec);
-        if (e != ERR_OK || conversation_record_get(value, &record) != ERR_OK)
-            return e != ERR_OK && e != ERR_NOT_FOUND
-                       ? e
-                       : err_internal(ec, ERR_CORRUPT, "a conversation row is damaged");
-        struct change change = {
-            .op = CHANGE_CONVERSATION, .conv_no = record.conv_no, .conversation_id = id, .row = record.row};
-        e = txn_announce(txn, members[i], &change, ec);
-    }
+    for (size_t i = 0; e == ERR_OK && i < n; i++)
+        e = txn_conversation_announce(txn, members[i], g->values[CONV_ID].s, ec);
     return e;
 }
 

@@ -289,19 +289,6 @@ describe("another user's tables", () => {
   });
 });
 
-describe("groups", () => {
-  it("are refused until they exist", async () => {
-    for (const sql of [
-      "INSERT INTO messages (conversation_id, content, conversation_type) VALUES ('g', 'x', 'group')",
-      "INSERT INTO conversations (conversation_id, conversation_type, content) VALUES ('g', 'group', 'x')",
-      "INSERT INTO conversations (conversation_id, conversation_type) VALUES ('g', 'group')",
-      "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('g', 'bob')",
-    ])
-      await refused("olga", sql, 400, "UNSUPPORTED");
-    assert.equal((await s.sql("olga", "SELECT count(*) FROM conversations")).rows[0][0], 0);
-  });
-});
-
 describe("order nobody asked for", () => {
   it("is the same wherever the rows sit", async () => {
     const statements = [

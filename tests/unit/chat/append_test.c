@@ -50,7 +50,7 @@ static void refused(void **state)
         {{"c", big}, ERR_TOO_LARGE},
         {{"c", "x", "bob"}, ERR_FORBIDDEN},
         {{"c", "x", .type = "channel"}, ERR_CONSTRAINT},
-        {{"c", "x", .type = "group"}, ERR_UNSUPPORTED},
+        {{"c", "x", "assistant", "group"}, ERR_FORBIDDEN},
         {{"c", "x", .id = 5}, ERR_FORBIDDEN},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -170,8 +170,8 @@ static void all_or_nothing(void **state)
     struct chat_append a;
     struct value c[CONV_NCOLUMNS];
     said("c1", "first");
-    struct say lines[] = {{"c2", "a", .client_id = "k"}, {"c1", "b"}, {"c3", "c", .type = "group"}};
-    assert_int_equal(say(&alice, "alice", 3, lines, &a), ERR_UNSUPPORTED);
+    struct say lines[] = {{"c2", "a", .client_id = "k"}, {"c1", "b"}, {"c3", "c", "tool", "group"}};
+    assert_int_equal(say(&alice, "alice", 3, lines, &a), ERR_FORBIDDEN);
     assert_int_equal(seq_of("alice"), 1);
     assert_false(conversation_of("alice", "c2", c));
     assert_true(conversation_of("alice", "c1", c));

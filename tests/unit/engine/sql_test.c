@@ -63,8 +63,9 @@ static void inserts(void **state)
     expect_code(&e, "alice",
         "INSERT INTO messages (conversation_id, content, content_ref) VALUES ('c', 'x', 'r')", "FORBIDDEN");
     expect_code(&e, "alice",
-        "INSERT INTO messages (conversation_id, conversation_type, content) VALUES ('g', 'group', 'x')",
-        "UNSUPPORTED");
+        "INSERT INTO messages (conversation_id, conversation_type, \"from\", content) VALUES ('g', 'group', "
+        "'tool', 'x')",
+        "FORBIDDEN");
     expect_code(
         &e, "alice", "INSERT INTO bob.messages (conversation_id, content) VALUES ('c', 'x')", "FORBIDDEN");
     expect_code(&e, "service:s",
@@ -207,9 +208,6 @@ static void conversations(void **state)
         "INSERT INTO conversations (conversation_id, title, metadata) VALUES ('c1', 'T', '{\"a\":1}')",
         "{\"rowsAffected\":1}");
     expect_code(&e, "alice", "INSERT INTO conversations (conversation_id) VALUES ('c2'), ('c1')", "CONFLICT");
-    expect_code(&e, "alice",
-        "INSERT INTO conversations (conversation_id, conversation_type) VALUES ('g', 'group')",
-        "UNSUPPORTED");
     expect_code(&e, "alice", "INSERT INTO conversations (conversation_id, total_messages) VALUES ('c3', 5)",
         "FORBIDDEN");
     run(&e, "alice", "INSERT INTO messages (conversation_id, content) VALUES ('c1', 'x'), ('c9', 'y')");
@@ -237,7 +235,7 @@ static void conversations(void **state)
         7);
     expect_code(&e, "alice", "UPDATE conversation_users SET role = 'member'", "FORBIDDEN");
     expect_code(&e, "alice", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('c1', 'bob')",
-        "UNSUPPORTED");
+        "CONFLICT"); /* an ai conversation has its owner alone */
     expect_code(&e, "alice", "DELETE FROM conversation_users WHERE conversation_id = 'c1'", "FORBIDDEN");
     expect(
         &e, "alice", "DELETE FROM conversation_users WHERE conversation_id = 'none'", "{\"rowsAffected\":0}");
