@@ -78,7 +78,7 @@ void body_fail(struct net_conn *c, enum http_failure failure, const char *why)
 {
     struct net_request *r = c->http.incoming;
     r->in.keep_alive = false;
-    r->failed_status = failure;
+    r->failed_status = (int)failure;
     r->failed_why = why;
     finish(c, r, r->body_ops->aborted);
 }

@@ -146,7 +146,7 @@ static void fail_current(struct net_conn *c, enum http_failure failure, const ch
     }
     struct net_request *r = enqueue(c);
     r->in.keep_alive = false;
-    r->failed_status = failure;
+    r->failed_status = (int)failure;
     h->failed(h->arg, r, failure, why);
 }
 
