@@ -313,6 +313,62 @@ bool json_valid(struct str s)
     }
 }
 
+/* Of valid JSON: behind one value. */
+static void skip_value(struct reader *r)
+{
+    int depth = 0;
+    do {
+        skip_space(r);
+        if (r->ptr < r->end && (*r->ptr == '{' || *r->ptr == '[')) {
+            depth++;
+            r->ptr++;
+        } else if (r->ptr < r->end && (*r->ptr == '}' || *r->ptr == ']')) {
+            depth--;
+            r->ptr++;
+        } else if (r->ptr < r->end && (*r->ptr == ',' || *r->ptr == ':')) {
+            r->ptr++;
+        } else if (!scan_scalar(r)) {
+            return;
+        }
+    } while (depth > 0 && r->ptr < r->end);
+}
+
+bool json_object_put(struct buf *b, struct str object, struct str key, struct str raw)
+{
+    struct reader r = reader_of(object);
+    bool first = true;
+    skip_space(&r);
+    if (!json_valid(object) || !accept(&r, '{'))
+        return false;
+    buf_u8(b, '{');
+    skip_space(&r);
+    while (r.ptr < r.end && *r.ptr == '"') {
+        const char *from = r.ptr;
+        (void)scan_string(&r);
+        bool same = str_eq(str_n(from + 1, (size_t)(r.ptr - from) - 2), key);
+        skip_space(&r);
+        accept(&r, ':');
+        skip_value(&r);
+        if (!same) {
+            if (!first)
+                buf_u8(b, ',');
+            first = false;
+            buf_append(b, from, (size_t)(r.ptr - from));
+        }
+        skip_space(&r);
+        accept(&r, ',');
+        skip_space(&r);
+    }
+    if (raw.ptr != NULL) {
+        if (!first)
+            buf_u8(b, ',');
+        json_key(b, key);
+        buf_str(b, raw);
+    }
+    buf_u8(b, '}');
+    return true;
+}
+
 /* ---- base64
  * ------------------------------------------------------------------------------------------------------ */
 

@@ -21,6 +21,10 @@ void json_value(struct buf *b, struct value v);
  * written. */
 bool json_valid(struct str s);
 
+/* The object with `key` set to the JSON text `raw`, or without it (ptr NULL); other members stay as written.
+ * False: `object` is no valid JSON object, and nothing was appended. */
+bool json_object_put(struct buf *b, struct str object, struct str key, struct str raw);
+
 void base64_encode(struct buf *b, struct str bytes);
 /* Alphabet of RFC 4648 section 5, no padding (JWT). False on anything else. */
 bool base64url_decode(struct buf *b, struct str text);

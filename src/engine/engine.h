@@ -63,6 +63,7 @@ struct kalamdb {
     bool upkeep_started;        /* lock */
     pthread_cond_t upkeep_wake; /* lock: upkeep_first or closing */
     struct upkeep_job *upkeep_first, **upkeep_last;
+    struct history *history; /* history.c */
     struct hist exec_read, exec_write; /* statement latency */
     _Atomic uint64_t statements_failed, fast_reads, analytic_reads, retries;
 };

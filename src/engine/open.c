@@ -1,6 +1,7 @@
 #include "chat/chat.h"
 #include "engine/engine.h"
 #include "engine/erase.h"
+#include "engine/history.h"
 #include "engine/query.h"
 #include "engine/transfer.h"
 #include <stdlib.h>
@@ -195,6 +196,8 @@ kalamdb_code kalamdb_open(
         e = live_open(db->store, db->analytic, RING_BYTES_MAX, &db->live, &ec);
     if (e == ERR_OK)
         e = erasures_open(db, &ec);
+    if (e == ERR_OK)
+        e = history_open(db, &ec);
     if (e != ERR_OK) {
         if (ec.code != e)
             err_internal(&ec, e, "open failed");
@@ -223,6 +226,7 @@ void kalamdb_close(struct kalamdb *db)
     while (db->inflight > 0)
         pthread_cond_wait(&db->idle, &db->lock);
     pthread_mutex_unlock(&db->lock);
+    history_close(db);
     engine_upkeep_stop(db);
     free_all(db);
 }

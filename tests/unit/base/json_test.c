@@ -80,6 +80,29 @@ static void validates_json(void **state)
     assert_false(json_valid(str_n(deep, 1026)));
 }
 
+static void put(const char *object, const char *raw, const char *want)
+{
+    struct buf b = BUF_INIT(0);
+    bool ok = json_object_put(&b, str_c(object), STR("k"), raw != NULL ? str_c(raw) : STR_NULL);
+    assert_int_equal(ok, want != NULL);
+    assert_str(buf_view(&b), want != NULL ? want : "");
+    buf_release(&b);
+}
+
+static void puts_a_member_into_an_object(void **state)
+{
+    (void)state;
+    put("{}", "1", "{\"k\":1}");
+    put(" { } ", NULL, "{}");
+    put("{\"k\":{\"k\":[1,\"}\"]},\"a\":1.50}", "true", "{\"a\":1.50,\"k\":true}");
+    put("{\"a\" : [ {\"k\":2}, [] ] , \"k\": \"x\\\"\" , \"b\":null}", NULL,
+        "{\"a\" : [ {\"k\":2}, [] ],\"b\":null}");
+    put("{\"k\":1,\"k\":2}", "3", "{\"k\":3}");
+    put("[1]", "1", NULL);
+    put("{\"a\":1", "1", NULL);
+    put("null", "1", NULL);
+}
+
 static void base64url_is_strict(void **state)
 {
     (void)state;
@@ -104,6 +127,7 @@ int main(void)
         cmocka_unit_test(escapes_what_rfc8259_says),
         cmocka_unit_test(maps_values_as_the_contract_says),
         cmocka_unit_test(validates_json),
+        cmocka_unit_test(puts_a_member_into_an_object),
         cmocka_unit_test(base64url_is_strict),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
