@@ -131,6 +131,8 @@ struct kalamdb_statement {
     int nparams;
     enum kalamdb_durability durability; /* of a write */
     int timeout_ms;                     /* 0: the option's */
+    /* A DELETE of one message of a group takes every member's copy, by the rights of an UPDATE. */
+    bool for_everyone;
 };
 
 /* Runs one statement and waits. */

@@ -179,14 +179,17 @@ static void finish(struct net_task *task)
     complete((struct call *)task);
 }
 
-static bool durability_of(struct call *c, enum kalamdb_durability *ret)
+bool call_durability(struct call *c, enum kalamdb_durability *ret)
 {
     struct str h = net_header(c->req, STR("x-durability"));
     *ret = KALAMDB_DURABILITY_DEFAULT;
     if (h.ptr == NULL)
         return true;
     *ret = str_ieq(h, STR("sync")) ? KALAMDB_SYNC : KALAMDB_ASYNC;
-    return *ret == KALAMDB_SYNC || str_ieq(h, STR("async"));
+    if (*ret == KALAMDB_SYNC || str_ieq(h, STR("async")))
+        return true;
+    answer_error(c, ERR_INVALID_REQUEST, "X-Durability must be sync or async");
+    return false;
 }
 
 void serve_query(struct call *c)
@@ -202,10 +205,8 @@ void serve_query(struct call *c)
         answer_error(c, ERR_INVALID_REQUEST, "%s", why);
         return;
     }
-    if (!durability_of(c, &statement.durability)) {
-        answer_error(c, ERR_INVALID_REQUEST, "X-Durability must be sync or async");
+    if (!call_durability(c, &statement.durability))
         return;
-    }
     if (body.user_id.ptr != NULL && c->who->role == ROLE_USER &&
         !str_eq(body.user_id, str_n(c->who->user_id, c->who->user_id_len))) {
         answer_error(c, ERR_FORBIDDEN, "userId is not the token's user");

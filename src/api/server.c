@@ -131,6 +131,10 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_consolidate(c);
         break;
+    case ROUTE_MESSAGE:
+        if (authenticate(c))
+            serve_message(c);
+        break;
     case ROUTE_USER:
         if (authenticate(c))
             serve_user(c);

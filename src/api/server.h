@@ -21,6 +21,7 @@
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
+    X(ROUTE_MESSAGE, ALLOW_DELETE, "/api/v1/messages/{id}")                                                  \
     X(ROUTE_EXPORT, ALLOW_GET, "/api/v1/export")                                                             \
     X(ROUTE_HEALTH, ALLOW_GET, "/api/v1/health")                                                             \
     X(ROUTE_HEALTHZ, ALLOW_GET, "/healthz")                                                                  \
@@ -176,6 +177,9 @@ void call_release(struct call *c);
  * ------------------------------------------------------------------------------------------------- */
 
 void serve_query(struct call *c);
+/* X-Durability of a write; false: it was answered with an error. */
+bool call_durability(struct call *c, enum kalamdb_durability *ret);
+void serve_message(struct call *c);
 void serve_consolidate(struct call *c);
 void serve_user(struct call *c);
 /* Closes connections of users that are erased, from now on or no more. */

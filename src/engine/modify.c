@@ -178,6 +178,8 @@ static enum err settle(struct kalamdb_query *q)
         return target == &schema_messages ? set_messages(q) : set_rows(q);
     if (target == &schema_conversation_users)
         return leave_rows(q);
+    if (q->for_everyone && (target != &schema_messages || m->nrows > 1))
+        return err_set(&q->ec, ERR_UNSUPPORTED, "only one message at a time is deleted for everyone");
     if (target == &schema_conversations && q->stmt->fast != NULL) {
         m->change.still = still_matches;
         m->change.still_arg = q->stmt->fast;

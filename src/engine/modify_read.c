@@ -499,7 +499,7 @@ enum err modify_read(struct kalamdb_query *q, size_t visited_max, bool may_block
             e = read_for_delete(q, snap, visited_max, may_block, ret);
         m->change.caller = &q->caller;
         m->change.owner = q->stmt->target_owner;
-        m->change.everyone = m->everyone;
+        m->change.everyone = q->for_everyone;
         m->change.copies = &m->copies;
         m->change.copies_max = q->db->options.max_changed_rows;
         m->change.cold_epoch = snapshot_cold_epoch(snap);

