@@ -158,7 +158,7 @@ static enum err settle_id(
     struct appending *ap, const struct place *p, struct chat_message *m, struct errctx *ec)
 {
     if (!m->id_given) {
-        m->values[MSG_ID] = value_i64(txn_next_msg_id(ap->txn));
+        m->values[MSG_ID] = value_i64(m->id_reserved != 0 ? m->id_reserved : txn_next_msg_id(ap->txn));
         return ERR_OK;
     }
     int64_t id = m->values[MSG_ID].i;

@@ -49,7 +49,8 @@ struct chat_message {
     /* In: the row by column of schema_messages, of the columns' types, NULL where not given. Out: the row as
      * stored. */
     struct value values[MSG_NCOLUMNS];
-    bool id_given; /* msg_id supplied */
+    bool id_given;       /* msg_id supplied */
+    int64_t id_reserved; /* the id that it gets, from store_reserve_ids; 0: a new one at the commit */
     /* Out. */
     int64_t msg_id; /* of the new row, or of the first one with this client_msg_id */
     bool inserted;  /* false: a retry, nothing was written */
@@ -168,10 +169,9 @@ bool chat_metadata_shares_history(struct value metadata);
 struct chat_row {
     struct value *values; /* all columns of schema_messages: as read (delete), with the changes made (update).
                              After an update's ERR_OK, with the new _seq. */
-    uint64_t seq, ins_seq;   /* as read */
-    uint32_t conversation;   /* index into chat_change.conversations */
-    struct str ref_read;     /* content_ref as read; ptr NULL: none */
-    struct blob_file *spill; /* update: where the new content went, placed; owned by the caller */
+    uint64_t seq, ins_seq; /* as read */
+    uint32_t conversation; /* index into chat_change.conversations */
+    struct str ref_read;   /* content_ref as read; ptr NULL: none */
 };
 /* A conversation that loses rows, with live rows of the snapshot that stay: its lowest and highest known (0:
  * none). */

@@ -3,6 +3,7 @@
 #include "engine/copies.h"
 #include "engine/read.h"
 #include "engine/returning.h"
+#include "engine/spill.h"
 
 struct insert {
     enum { APPENDS, CREATES, ADDS_MEMBERS } what;
@@ -12,6 +13,7 @@ struct insert {
     bool answers_created; /* of kalamdb_create_conversation */
     struct rowset source; /* INSERT … SELECT: keeps the bytes of the rows */
     bool has_source;
+    struct spills spills; /* large content, in files */
     struct value rehearsed[MSG_NCOLUMNS];
 };
 
@@ -22,6 +24,7 @@ void insert_release(struct kalamdb_query *q)
     chat_copies_release(&q->insert->a.copies);
     if (q->insert->has_source)
         rowset_release(&q->insert->source);
+    spills_release(&q->insert->spills);
     q->insert = NULL;
 }
 
@@ -94,6 +97,8 @@ static void retry_step(struct kalamdb_query *q)
     /* Supplied ids that may stand in recipients' files. */
     if (e == ERR_OK && q->insert->what == APPENDS && q->insert->a.copies.rows.open > 0)
         e = copies_answer(q, &q->insert->a.copies, STR(""));
+    if (e == ERR_OK && q->insert->spills.misplaced)
+        e = spill_move(q, &q->insert->a, &q->insert->spills);
     if (e != ERR_OK)
         query_finish(q, e);
     else
@@ -108,6 +113,7 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
         query_retry(q, retry_step);
         return;
     }
+    spills_settle(&q->insert->spills, e);
     if (e != ERR_OK && ec != NULL)
         q->ec = *ec;
     if (e != ERR_OK) {
@@ -121,10 +127,19 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
         query_finish(q, answer(q));
 }
 
+/* Records of files first, so that the rows can count on them. */
+static enum err apply_append(struct insert *in, struct txn *txn, struct errctx *ec)
+{
+    enum err e = spills_put(&in->spills, txn, ec);
+    if (e == ERR_OK)
+        e = chat_append_apply(&in->a, txn, ec);
+    return e == ERR_OK ? spills_check_append(&in->spills, &in->a, txn, ec) : e;
+}
+
 static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
     struct insert *in = query_of_op(op)->insert;
-    return in->what == APPENDS   ? chat_append_apply(&in->a, txn, ec)
+    return in->what == APPENDS   ? apply_append(in, txn, ec)
            : in->what == CREATES ? chat_create_apply(&in->c, txn, ec)
                                  : chat_members_add_apply(&in->m, txn, ec);
 }
@@ -172,6 +187,17 @@ static void rehearse_step(struct kalamdb_query *q)
         commit(q);
 }
 
+static void spill_step(struct kalamdb_query *q)
+{
+    enum err e = spill_append(q, &q->insert->a, &q->insert->spills);
+    if (e != ERR_OK)
+        query_finish(q, e);
+    else if (q->stmt->returning.present && q->stmt->returning.read_sql.ptr != NULL)
+        rehearse_step(q);
+    else
+        commit(q);
+}
+
 /* Rows are complete: chat's own rules, then on the way. */
 static void go(struct kalamdb_query *q)
 {
@@ -183,6 +209,8 @@ static void go(struct kalamdb_query *q)
     size_t n = affected(q).n;
     if (e != ERR_OK || n == 0)
         query_finish(q, e != ERR_OK ? e : answer(q));
+    else if (in->what == APPENDS && spill_append_wanted(q->db, &in->a))
+        query_to_job(q, spill_step);
     else if (q->stmt->returning.present && q->stmt->returning.read_sql.ptr != NULL)
         query_to_job(q, rehearse_step);
     else

@@ -112,6 +112,11 @@ static enum err set_messages(struct kalamdb_query *q)
                 return e;
         }
     }
+    if ((m->columns & BIT(MSG_CONTENT)) != 0) {
+        enum err e = spill_update(q, m->nrows, m->rows, &m->spills);
+        if (e != ERR_OK)
+            return e;
+    }
     return chat_change_group(&m->change, &m->arena, &q->ec);
 }
 
@@ -197,8 +202,10 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
         return chat_members_remove_apply(&m->leave, txn, ec);
     if (q->stmt->kind == STMT_DELETE)
         return chat_messages_delete(&m->change, txn, ec);
-    if (q->stmt->target == &schema_messages)
-        return chat_messages_update(&m->change, txn, ec);
+    if (q->stmt->target == &schema_messages) {
+        enum err e = spills_put(&m->spills, txn, ec);
+        return e == ERR_OK ? chat_messages_update(&m->change, txn, ec) : e;
+    }
     return chat_update_apply(&m->update, txn, ec);
 }
 
@@ -218,6 +225,7 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
         query_retry(q, attempt_step);
         return;
     }
+    spills_settle(&q->modify->spills, e);
     if (e != ERR_OK && ec != NULL)
         q->ec = *ec;
     if (e != ERR_OK) {
@@ -346,7 +354,9 @@ void modify_start(struct kalamdb_query *q)
     }
     if (query_waits(q, attempt_step))
         return;
-    if (read_tries_fast(q) && !m->has_expr)
+    /* Files are written on a job thread. */
+    bool large = q->stmt->target == &schema_messages && spill_is_large(q->db, m->constants[MSG_CONTENT]);
+    if (read_tries_fast(q) && !m->has_expr && !large)
         attempt(q, QUERY_ROWS_INLINE_MAX, false);
     else
         query_to_job(q, attempt_step);

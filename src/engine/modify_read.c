@@ -11,6 +11,7 @@ void modify_clear(struct modify *m)
     read_set_close(&m->set);
     while (m->nsources > 0)
         rowset_release(&m->sources[--m->nsources]);
+    spills_release(&m->spills);
     arena_clear(&m->arena);
     m->nrows = m->nmessages = 0;
     m->exprs = NULL;

@@ -5,6 +5,7 @@
 #include "engine/fast.h"
 #include "engine/query.h"
 #include "engine/read.h"
+#include "engine/spill.h"
 
 struct modify {
     uint64_t columns;                           /* bit per column that UPDATE sets */
@@ -23,6 +24,7 @@ struct modify {
     struct chat_row *rows;            /* of the target; heap */
     struct value **exprs;             /* per row: values of the computed assignments; in arena */
     struct chat_change change;        /* messages, DELETE FROM conversations */
+    struct spills spills;             /* UPDATE: large content, in files */
     struct chat_update update;        /* UPDATE conversations, conversation_users */
     struct chat_members_remove leave; /* DELETE FROM conversation_users */
     size_t nmessages, cap_messages;

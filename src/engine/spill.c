@@ -1,4 +1,5 @@
 #include "engine/spill.h"
+#include "engine/modify_read.h"
 #include <stdlib.h>
 
 bool spill_is_large(const struct kalamdb *db, struct value content)
@@ -28,7 +29,7 @@ enum err spill_text(struct kalamdb *db, struct str text, bool group, struct str 
 
 /* Writes the row's content out and puts the preview and the ref in its place. */
 static enum err spill_row(
-    struct kalamdb_query *q, struct spills *s, struct spill spill, struct value *values)
+    struct kalamdb_query *q, struct arena *arena, struct spills *s, struct spill spill, struct value *values)
 {
     struct str text = values[MSG_CONTENT].s;
     if (s->n == s->cap) {
@@ -39,14 +40,15 @@ static enum err spill_row(
         s->items = p;
         s->cap = cap;
     }
-    enum err e = spill_text(q->db, text, spill.group, spill.owner, spill.conversation_id, spill.file_id,
-        &spill.file, &q->ec);
+    enum err e = spill_text(
+        q->db, text, spill.group, spill.owner, spill.conversation_id, spill.file_id, &spill.file, &q->ec);
     if (e != ERR_OK)
         return e;
     s->items[s->n++] = spill;
     values[MSG_CONTENT] = value_text(str_n(text.ptr, blob_preview(text)));
-    values[MSG_CONTENT_REF] = value_text(blob_file_ref(spill.file));
-    return query_alive(q);
+    struct str ref = arena_str(arena, blob_file_ref(spill.file)); /* outlives the file's handle */
+    values[MSG_CONTENT_REF] = value_text(ref);
+    return ref.ptr != NULL ? query_alive(q) : query_no_memory(q, "large content");
 }
 
 /* ---- INSERT ---- */
@@ -104,7 +106,7 @@ enum err spill_append(struct kalamdb_query *q, struct chat_append *a, struct spi
             continue;
         e = goes_to_group(q, snap, m, &spill.group);
         if (e == ERR_OK)
-            e = spill_row(q, s, spill, m->values);
+            e = spill_row(q, &q->arena, s, spill, m->values);
     }
     snapshot_close(snap);
     return e;
@@ -115,8 +117,7 @@ enum err spills_put(struct spills *s, struct txn *txn, struct errctx *ec)
     enum err e = ERR_OK;
     for (size_t i = 0; e == ERR_OK && i < s->n; i++) {
         s->items[i].used = true;
-        e = txn_blob_put(
-            txn, blob_file_ref(s->items[i].file), blob_file_info(s->items[i].file), 0, ec);
+        e = txn_blob_put(txn, blob_file_ref(s->items[i].file), blob_file_info(s->items[i].file), 0, ec);
     }
     return e;
 }
@@ -148,10 +149,13 @@ enum err spill_move(struct kalamdb_query *q, struct chat_append *a, struct spill
         bool group = is_group(values[MSG_CONVERSATION_TYPE]);
         if (group == spill->group)
             continue;
-        e = blob_file_place(spill->file, group, group ? spill->conversation_id : spill->owner,
-            spill->file_id, &q->ec);
+        e = blob_file_place(
+            spill->file, group, group ? spill->conversation_id : spill->owner, spill->file_id, &q->ec);
         spill->group = group;
-        values[MSG_CONTENT_REF] = value_text(blob_file_ref(spill->file));
+        struct str ref = arena_str(&q->arena, blob_file_ref(spill->file));
+        values[MSG_CONTENT_REF] = value_text(ref);
+        if (e == ERR_OK && ref.ptr == NULL)
+            e = query_no_memory(q, "large content");
     }
     s->misplaced = false;
     return e;
@@ -172,8 +176,8 @@ static enum err settle_content(struct kalamdb_query *q, struct chat_row *row, bo
         return ERR_OK; /* the caption changes, the file stays */
     }
     if (row->ref_read.ptr != NULL && q->stmt->reads_spilled_content) {
-        err_set(&q->ec, ERR_UNSUPPORTED, "content of message %lld is in a file, which an expression cannot read",
-            (long long)v[MSG_ID].i);
+        err_set(&q->ec, ERR_UNSUPPORTED,
+            "content of message %lld is in a file, which an expression cannot read", (long long)v[MSG_ID].i);
         err_hint(&q->ec, "Fetch it from /api/v1/content/, and set the new content as a value.");
         return q->ec.code;
     }
@@ -207,7 +211,7 @@ enum err spill_update(struct kalamdb_query *q, size_t nrows, struct chat_row *ro
             .group = is_group(rows[i].values[MSG_CONVERSATION_TYPE]),
             .owner = q->stmt->target_owner,
             .conversation_id = rows[i].values[MSG_CONVERSATION_ID].s};
-        e = spill_row(q, s, spill, rows[i].values);
+        e = spill_row(q, &q->modify->arena, s, spill, rows[i].values);
     }
     return e;
 }

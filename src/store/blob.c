@@ -214,6 +214,11 @@ static enum err count_user(struct txn *t, uint64_t user_no, struct str ref, int6
     return ERR_OK;
 }
 
+enum err txn_blob_drop(struct txn *txn, struct str content_ref, struct errctx *ec)
+{
+    return count_total(txn, content_ref, -1, ec);
+}
+
 enum err txn_ref_users(
     struct txn *txn, size_t n, const uint64_t *user_nos, struct str content_ref, int delta, struct errctx *ec)
 {

@@ -42,6 +42,8 @@ struct blob {
  */
 enum err txn_blob_put(struct txn *txn, struct str content_ref, const struct blob *b, uint64_t quota_max,
     struct errctx *ec) CHECKED;
+/* The record of a file that no row came to name goes again; the file is buried. */
+enum err txn_blob_drop(struct txn *txn, struct str content_ref, struct errctx *ec) CHECKED;
 enum err txn_blob(struct txn *txn, struct str content_ref, struct blob *ret, struct errctx *ec) CHECKED;
 /* One row of the user more (+1) or less (-1) that names the ref. With the last one the record and the quota's
  * bytes go, and the file is buried once the group is durable. txn_message_insert, _update and _delete call it

@@ -159,7 +159,8 @@ enum err txn_conversation_read(struct txn *txn, uint64_t user_no, struct str con
 /* What all copies of a row have in common: its columns, encoded; stays until the next call. */
 enum err txn_message_columns(
     struct txn *txn, const struct value *values, struct str *ret, struct errctx *ec) CHECKED;
-/* txn_message_insert of a row whose columns are encoded; the numbers it got are in *ret. */
+/* txn_message_insert of a row whose columns are encoded; its content_ref is the caller's to count. The
+ * numbers it got are in *ret. */
 enum err txn_message_copy(struct txn *txn, struct conversation *c, const struct value *values,
     struct str columns, struct row_meta *ret, struct errctx *ec) CHECKED;
 void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str conversation_id,

@@ -384,6 +384,8 @@ enum err txn_group_insert(
             values[MSG_INS_SEQ] = value_i64((int64_t)meta.ins_seq);
         }
     }
+    if (e == ERR_OK && !value_is_null(values[MSG_CONTENT_REF]))
+        e = txn_ref_users(txn, n, members, values[MSG_CONTENT_REF].s, +1, ec);
     if (e != ERR_OK)
         return e;
     if (values[MSG_ID].i > g->last_msg_id)

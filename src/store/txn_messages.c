@@ -175,8 +175,8 @@ enum err txn_message_copy(struct txn *txn, struct conversation *c, const struct 
     txn->catalog.rows_hot++;
     txn->inserted++;
     *ret = meta;
-    e = announce_row(txn, CHANGE_INSERT, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
-    return e == ERR_OK ? count_refs(txn, c->user_no, STR_NULL, values[MSG_CONTENT_REF], ec) : e;
+    return announce_row(
+        txn, CHANGE_INSERT, c, meta, values[MSG_CONVERSATION_ID].s, buf_view(&txn->scratch), ec);
 }
 
 enum err txn_message_insert(struct txn *txn, struct conversation *c, struct value *values, struct errctx *ec)
@@ -190,7 +190,7 @@ enum err txn_message_insert(struct txn *txn, struct conversation *c, struct valu
         return e;
     values[MSG_SEQ] = value_i64((int64_t)meta.seq);
     values[MSG_INS_SEQ] = value_i64((int64_t)meta.ins_seq);
-    return ERR_OK;
+    return count_refs(txn, c->user_no, STR_NULL, values[MSG_CONTENT_REF], ec);
 }
 
 /* ---- changing a row that was read earlier ------------------------------------------------------------- */
