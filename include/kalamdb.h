@@ -147,6 +147,27 @@ kalamdb_code kalamdb_exec(struct kalamdb *db, const struct kalamdb_statement *st
 typedef void kalamdb_done(void *arg, struct kalamdb_result *result, const struct kalamdb_error *error);
 void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done,
     void *arg, struct kalamdb_query **ret_query);
+
+/* Makes a conversation with its first members, in one commit: what INSERT INTO conversations and INSERT INTO
+ * conversation_users do in two statements. The result has its row of `conversations`. CONFLICT: it exists.
+ * The rest as kalamdb_exec_async. */
+struct kalamdb_member {
+    struct kalamdb_str user_id;
+    struct kalamdb_str role; /* "owner", "admin", "member"; ptr NULL: member */
+};
+struct kalamdb_new_conversation {
+    struct kalamdb_caller caller;
+    struct kalamdb_str user_id;         /* whose conversation; ptr NULL: the caller's */
+    struct kalamdb_str conversation_id; /* ptr NULL: refused */
+    struct kalamdb_str type;            /* "ai" or "group"; ptr NULL: ai, or group when there are members */
+    struct kalamdb_str title, metadata; /* ptr NULL: none; metadata is JSON */
+    const struct kalamdb_member *members;
+    size_t nmembers;
+    enum kalamdb_durability durability;
+};
+void kalamdb_create_conversation(struct kalamdb *db, const struct kalamdb_new_conversation *conversation,
+    kalamdb_done *done, void *arg, struct kalamdb_query **ret_query);
+
 /* Stops the work; `done` then reports TIMEOUT, unless it was finished anyhow. A queued write is not taken
  * back. */
 void kalamdb_query_cancel(struct kalamdb_query *query);

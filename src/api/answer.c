@@ -9,8 +9,8 @@
 
 #define JSON_TYPE STR("application/json")
 
-static const int statuses[STATUS_COUNT] = {200, 101, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414, 417,
-    426, 429, 431, 500, 501, 503, 505, 499, 0};
+static const int statuses[STATUS_COUNT] = {200, 101, 201, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414,
+    417, 426, 429, 431, 500, 501, 503, 505, 499, 0};
 
 int status_of_index(int i)
 {

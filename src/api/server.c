@@ -123,6 +123,10 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_query(c);
         break;
+    case ROUTE_CONVERSATIONS:
+        if (authenticate(c))
+            serve_conversations(c);
+        break;
     case ROUTE_EVENTS:
         if (authenticate(c))
             serve_events(c);

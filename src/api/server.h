@@ -17,6 +17,7 @@
 #define ROUTE_LIST(X)                                                                                        \
     X(ROUTE_NONE, 0, "other")                                                                                \
     X(ROUTE_QUERY, ALLOW_POST, "/api/v1/query")                                                              \
+    X(ROUTE_CONVERSATIONS, ALLOW_POST, "/api/v1/conversations")                                              \
     X(ROUTE_EVENTS, ALLOW_GET, "/api/v1/events")                                                             \
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
@@ -80,7 +81,7 @@ void principal_unref(struct principal *p); /* NULL allowed */
 /* ---- the server
  * --------------------------------------------------------------------------------------------------- */
 
-#define STATUS_COUNT 22
+#define STATUS_COUNT 23
 struct route_counters {
     _Atomic uint64_t by_status[STATUS_COUNT];
     struct hist latency;
@@ -180,6 +181,7 @@ void serve_query(struct call *c);
 /* X-Durability of a write; false: it was answered with an error. */
 bool call_durability(struct call *c, enum kalamdb_durability *ret);
 void serve_message(struct call *c);
+void serve_conversations(struct call *c);
 void serve_consolidate(struct call *c);
 void serve_user(struct call *c);
 /* Closes connections of users that are erased, from now on or no more. */

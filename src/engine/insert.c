@@ -333,3 +333,47 @@ void insert_start(struct kalamdb_query *q)
     else
         go(q);
 }
+
+/* RETURNING of all that `*` shows. */
+static bool returning_all(struct kalamdb_query *q, const struct schema *schema)
+{
+    int *columns = arena_array(&q->arena, (size_t)schema->ncolumns, sizeof *columns);
+    struct str *names = arena_array(&q->arena, (size_t)schema->ncolumns, sizeof *names);
+    struct returning *rt = &q->stmt->returning;
+    if (columns == NULL || names == NULL)
+        return false;
+    for (int i = 0; i < schema->ncolumns; i++) {
+        if ((schema->columns[i].flags & COLUMN_HIDDEN) != 0)
+            continue;
+        columns[rt->nout] = i;
+        names[rt->nout++] = schema->columns[i].name;
+    }
+    rt->present = true;
+    rt->out_columns = columns;
+    rt->out_names = names;
+    return true;
+}
+
+void insert_conversation(struct kalamdb_query *q, struct str owner, struct value (*row)[CONV_NCOLUMNS],
+    size_t nmembers, struct value (*members)[MEMBER_NCOLUMNS])
+{
+    struct insert *in = q->insert = arena_alloc(&q->arena, sizeof *q->insert);
+    q->stmt = arena_alloc(&q->arena, sizeof *q->stmt);
+    if (in == NULL || q->stmt == NULL || !returning_all(q, &schema_conversations)) {
+        query_finish(q, query_no_memory(q, "conversation"));
+        return;
+    }
+    q->stmt->kind = STMT_INSERT;
+    q->stmt->target = &schema_conversations;
+    q->stmt->target_owner = owner;
+    in->what = ADDS_MEMBERS;
+    in->answers_created = true;
+    in->c = (struct chat_create){.caller = &q->caller, .owner = owner, .nrows = 1, .rows = row};
+    in->m = (struct chat_members_add){.caller = &q->caller,
+        .owner = owner,
+        .group_members_max = q->db->options.max_group_members,
+        .nrows = nmembers,
+        .rows = members,
+        .create = &in->c};
+    go(q);
+}

@@ -255,7 +255,7 @@ void query_to_committer(struct kalamdb_query *q,
 /* ---- start ---- */
 
 /* Texts come from outside: UTF-8 without NUL, whatever the language of the host holds for a string. */
-static enum err take_text(struct kalamdb_query *q, struct kalamdb_str in, struct str *ret)
+enum err query_take_text(struct kalamdb_query *q, struct kalamdb_str in, struct str *ret)
 {
     struct str s = str_n(in.ptr != NULL ? in.ptr : "", in.ptr != NULL ? in.len : 0);
     if (s.len > 0 && memchr(s.ptr, 0, s.len) != NULL)
@@ -286,13 +286,13 @@ static enum err take_param(struct kalamdb_query *q, int n, const struct kalamdb_
     case KALAMDB_TIMESTAMPTZ: {
         struct buf b = BUF_INIT(64);
         time_format(&b, in->i);
-        e = take_text(q, (struct kalamdb_str){b.ptr, b.len}, &s);
+        e = query_take_text(q, (struct kalamdb_str){b.ptr, b.len}, &s);
         buf_release(&b);
         break;
     }
     case KALAMDB_TEXT:
     case KALAMDB_JSON:
-        e = take_text(q, in->s, &s);
+        e = query_take_text(q, in->s, &s);
         break;
     default:
         return err_set(
@@ -322,20 +322,13 @@ static enum err take_caller(struct kalamdb_query *q, const struct kalamdb_caller
 static enum err take_statement(struct kalamdb_query *q, const struct kalamdb_statement *in)
 {
     struct kalamdb *db = q->db;
-    int timeout_ms = in->timeout_ms > 0 ? in->timeout_ms : db->options.query_timeout_ms;
-    q->deadline_us = q->start_us + (int64_t)timeout_ms * 1000;
-    q->durability = in->durability == KALAMDB_ASYNC  ? DURABILITY_ASYNC
-                    : in->durability == KALAMDB_SYNC ? DURABILITY_SYNC
-                                                     : DURABILITY_DEFAULT;
     q->for_everyone = in->for_everyone;
     if (in->sql.len > db->options.max_sql_bytes)
         return err_set(&q->ec, ERR_TOO_LARGE, "the SQL text of %zu bytes is over max_sql_bytes (%zu)",
             in->sql.len, db->options.max_sql_bytes);
     if (in->nparams < 0 || (in->nparams > 0 && in->params == NULL))
         return err_set(&q->ec, ERR_INVALID_REQUEST, "bad parameters");
-    enum err e = take_caller(q, &in->caller);
-    if (e == ERR_OK)
-        e = take_text(q, in->sql, &q->sql);
+    enum err e = query_take_text(q, in->sql, &q->sql);
     if (e != ERR_OK)
         return e;
     struct value *params = arena_array(&q->arena, (size_t)in->nparams, sizeof *params);
@@ -359,8 +352,9 @@ static bool is_closing(struct kalamdb *db)
     return closing;
 }
 
-void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done,
-    void *arg, struct kalamdb_query **ret_query)
+struct kalamdb_query *query_begin(struct kalamdb *db, const struct kalamdb_caller *caller,
+    enum kalamdb_durability durability, int timeout_ms, kalamdb_done *done, void *arg,
+    struct kalamdb_query **ret_query)
 {
     struct kalamdb_query *q = query_new(db, done, arg);
     if (q == NULL) {
@@ -369,11 +363,31 @@ void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *stat
         err_internal(&ec, ERR_NO_MEMORY, "query");
         engine_error(&error, &ec);
         done(arg, NULL, &error);
-        return;
+        return NULL;
     }
     q->ret_query = ret_query;
+    q->deadline_us =
+        q->start_us + (int64_t)(timeout_ms > 0 ? timeout_ms : db->options.query_timeout_ms) * 1000;
+    q->durability = durability == KALAMDB_ASYNC  ? DURABILITY_ASYNC
+                    : durability == KALAMDB_SYNC ? DURABILITY_SYNC
+                                                 : DURABILITY_DEFAULT;
     enum err e = is_closing(db) ? err_set(&q->ec, ERR_UNAVAILABLE, "the database is shutting down")
-                                : take_statement(q, statement);
+                                : take_caller(q, caller);
+    if (e != ERR_OK) {
+        query_finish(q, e);
+        return NULL;
+    }
+    return q;
+}
+
+void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done,
+    void *arg, struct kalamdb_query **ret_query)
+{
+    struct kalamdb_query *q = query_begin(
+        db, &statement->caller, statement->durability, statement->timeout_ms, done, arg, ret_query);
+    if (q == NULL)
+        return;
+    enum err e = take_statement(q, statement);
     if (e != ERR_OK) {
         query_finish(q, e);
         return;

@@ -64,6 +64,12 @@ struct kalamdb_query {
     struct errctx ec;
 };
 
+/* A statement of `caller`, before it is known what it says. NULL: it has answered already, by `done`. */
+struct kalamdb_query *query_begin(struct kalamdb *db, const struct kalamdb_caller *caller,
+    enum kalamdb_durability durability, int timeout_ms, kalamdb_done *done, void *arg,
+    struct kalamdb_query **ret_query);
+/* A text from the host, copied: INVALID_REQUEST unless it is UTF-8 without NUL. */
+enum err query_take_text(struct kalamdb_query *q, struct kalamdb_str in, struct str *ret) CHECKED;
 /* Ends the statement: with e == OK hands out q->result (made when NULL), else q->ec under the code e. Frees.
  */
 void query_finish(struct kalamdb_query *q, enum err e);

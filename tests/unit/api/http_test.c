@@ -706,9 +706,45 @@ static void the_deadline_cancels_what_hangs(void **state)
     fixture_stop(g);
 }
 
+static void conversations(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body;
+        int status;
+        const char *want;
+    } cases[] = {
+        {"{\"conversation_id\":\"g\",\"conversation_type\":\"group\",\"metadata\":{\"a\":1.50},"
+         "\"members\":[\"bob\",{\"user_id\":\"carol\",\"role\":\"admin\",\"other\":[]}]}",
+            201, "{\"made\":\"alice g group {\\\"a\\\":1.50} bob: carol:admin\"}"},
+        {"{\"conversation_id\":\"c\",\"members\":null}", 201, "{\"made\":\"alice c  \"}"},
+        {"{}", 400, "conversation_id is missing"},
+        {"", 400, "the body is empty"},
+        {"[]", 400, "the body must be a JSON object"},
+        {"{\"conversation_id\":1}", 400, "conversation_id must be a string"},
+        {"{\"conversation_id\":\"g\",\"metadata\":[]}", 400, "metadata must be an object"},
+        {"{\"conversation_id\":\"g\",\"members\":\"bob\"}", 400, "members must be an array"},
+        {"{\"conversation_id\":\"g\",\"members\":[1]}", 400, "members must be an array"},
+        {"{\"conversation_id\":\"g\",\"members\":[{}]}", 400, "a member has no user_id"},
+        {"{\"conversation_id\":\"g\",\"members\":[{\"user_id\":1}]}", 400, "user_id of a member"},
+        {"{\"conversation_id\":\"g\",\"members\":[],\"members\":[]}", 400, "given twice"},
+        {"{\"conversation_id\":\"g\"", 400, "INVALID_REQUEST"},
+        {"{\"conversation_id\":\"g\",\"userId\":\"bob\"}", 403, "FORBIDDEN"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct reply r = http(f->port, "POST", "/api/v1/conversations", f->alice, cases[i].body);
+        if (r.status != cases[i].status || strstr(r.body.ptr, cases[i].want) == NULL)
+            fail_msg("case %zu: %d %s", i, r.status, r.body.ptr);
+        reply_release(&r);
+    }
+    struct reply r = http(f->port, "POST", "/api/v1/conversations", NULL, cases[1].body);
+    assert_int_equal(r.status, 401);
+    reply_release(&r);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(routes),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(routes), cmocka_unit_test(conversations),
         cmocka_unit_test(health_tells_of_refused_writes), cmocka_unit_test(tokens),
         cmocka_unit_test(a_cached_token_still_expires), cmocka_unit_test(more_tokens_than_the_cache_holds),
         cmocka_unit_test(statements), cmocka_unit_test(parameters), cmocka_unit_test(bad_bodies),
