@@ -117,7 +117,16 @@ static enum err delete_conversation(struct txn *txn, struct conversation *c, str
     /* Messages that came after the snapshot: read again, they go too. */
     if (c->values[CONV_TOTAL_MESSAGES].i != 0)
         return ERR_RETRY;
-    enum err e = txn_members_delete(txn, c, ec);
+    struct group g;
+    struct member self;
+    enum err e = ERR_OK;
+    if (c->group_no == 0) {
+        e = txn_members_delete(txn, c, ec);
+    } else if (c->present) {
+        e = chat_group_member_self(txn, c, &g, &self, ec);
+        if (e == ERR_OK)
+            e = chat_group_leave(txn, &g, &self, ec);
+    }
     return e != ERR_OK ? e : txn_conversation_delete(txn, c, ec);
 }
 

@@ -104,6 +104,7 @@ struct chat_row_change {
     struct unread_count count;
 };
 struct chat_update {
+    const struct caller *caller;
     struct str owner;
     const struct schema *schema; /* conversations or conversation_users */
     uint64_t columns;            /* bit per column set */
@@ -116,6 +117,8 @@ struct chat_update {
 };
 /* FORBIDDEN for columns the engine keeps, for messages too. `columns` as in chat_update. */
 enum err chat_update_check_columns(const struct schema *schema, uint64_t columns, struct errctx *ec) CHECKED;
+/* FORBIDDEN: another member's marker or metadata, a role or a group's title above one's rank. CONSTRAINT: no
+ * such role, a group without an owner. */
 enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx *ec) CHECKED;
 
 /* ---- members of groups: group.c ---- */

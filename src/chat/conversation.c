@@ -1,5 +1,5 @@
 /* Rows of conversations and conversation_users: made, and changed in what their owner may set. */
-#include "chat/rules.h"
+#include "chat/group_update.h"
 
 static bool is_group(struct value type)
 {
@@ -98,7 +98,7 @@ static uint64_t settable(const struct schema *schema)
         return BIT(MSG_CONTENT) | BIT(MSG_METADATA);
     if (schema == &schema_conversations)
         return BIT(CONV_TITLE) | BIT(CONV_METADATA);
-    return BIT(MEMBER_LAST_READ_MSG_ID) | BIT(MEMBER_METADATA);
+    return BIT(MEMBER_ROLE) | BIT(MEMBER_LAST_READ_MSG_ID) | BIT(MEMBER_METADATA);
 }
 
 enum err chat_update_check_columns(const struct schema *schema, uint64_t columns, struct errctx *ec)
@@ -111,15 +111,14 @@ enum err chat_update_check_columns(const struct schema *schema, uint64_t columns
     return ERR_OK;
 }
 
-/* Settles one row that is `now` in the transaction: OK to go on, NOT_FOUND to leave it out, RETRY. */
-static enum err recheck(const struct chat_update *u, const struct value *read, const struct value *now)
+enum err update_recheck(const struct chat_update *u, const struct value *read, const struct value *now)
 {
     if (u->still != NULL)
         return u->still(u->still_arg, now) ? ERR_OK : ERR_NOT_FOUND;
     return rule_same_row(u->schema, read, now) ? ERR_OK : ERR_RETRY;
 }
 
-static void merge(const struct chat_update *u, const struct value *set, struct value *values)
+void update_merge(const struct chat_update *u, const struct value *set, struct value *values)
 {
     for (int i = 0; i < u->schema->ncolumns; i++) {
         if ((u->columns & BIT(i)) != 0)
@@ -127,10 +126,9 @@ static void merge(const struct chat_update *u, const struct value *set, struct v
     }
 }
 
-/* The row as stored, for RETURNING: numbers from the transaction, bytes from the statement or from what it
- * read (columns that the statement does not set and that hold bytes never change, or, title and metadata,
- * were compared). */
-static enum err keep(struct chat_row_change *row, const struct schema *schema, const struct value *stored,
+/* Numbers come from the transaction, bytes from the statement or from what it read (columns that the
+ * statement does not set and that hold bytes never change, or, title and metadata, were compared). */
+enum err update_keep(struct chat_row_change *row, const struct schema *schema, const struct value *stored,
     uint64_t set_columns)
 {
     for (int i = 0; i < schema->ncolumns; i++) {
@@ -146,12 +144,12 @@ static enum err keep(struct chat_row_change *row, const struct schema *schema, c
 static enum err update_conversation(struct chat_update *u, struct txn *txn, struct conversation *c,
     struct chat_row_change *row, struct errctx *ec)
 {
-    enum err e = recheck(u, row->values, c->values);
+    enum err e = update_recheck(u, row->values, c->values);
     if (e != ERR_OK)
         return e;
-    merge(u, row->set, c->values);
+    update_merge(u, row->set, c->values);
     c->values[CONV_UPDATED] = value_ts(txn_now_us(txn));
-    e = keep(row, u->schema, c->values, u->columns);
+    e = update_keep(row, u->schema, c->values, u->columns);
     return e != ERR_OK ? e : txn_conversation_put(txn, c, true, ec);
 }
 
@@ -159,14 +157,16 @@ static enum err update_member(struct chat_update *u, struct txn *txn, struct con
     struct chat_row_change *row, struct errctx *ec)
 {
     struct value values[MEMBER_NCOLUMNS];
+    if ((u->columns & BIT(MEMBER_ROLE)) != 0)
+        return rule_kept_by_engine(u->schema, MEMBER_ROLE, ec); /* the owner of an ai conversation stays it */
     enum err e = txn_member(txn, c, row->values[MEMBER_USER_ID].s, values, ec);
     if (e != ERR_OK)
         return e;
-    e = recheck(u, row->values, values);
+    e = update_recheck(u, row->values, values);
     if (e != ERR_OK)
         return e;
-    merge(u, row->set, values);
-    e = keep(row, u->schema, values, u->columns);
+    update_merge(u, row->set, values);
+    e = update_keep(row, u->schema, values, u->columns);
     if (e == ERR_OK && (u->columns & BIT(MEMBER_LAST_READ_MSG_ID)) != 0 &&
         str_eq(values[MEMBER_USER_ID].s, u->owner))
         e = txn_conversation_mark(
@@ -180,11 +180,14 @@ static enum err update_member(struct chat_update *u, struct txn *txn, struct con
 enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx *ec)
 {
     uint64_t user_no;
+    struct group_updates groups;
     u->changed = 0;
     u->need_count = false;
     enum err e = txn_user(txn, u->owner, false, &user_no, ec);
     if (e == ERR_NOT_FOUND)
         return ERR_RETRY; /* rows were read of a user who is gone */
+    if (e == ERR_OK)
+        e = group_updates_init(&groups, u, txn, ec);
     for (size_t i = 0; e == ERR_OK && i < u->nrows; i++) {
         struct chat_row_change *row = &u->rows[i];
         struct conversation c;
@@ -195,6 +198,8 @@ enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx
         row->gone = false;
         if (!c.exists)
             e = ERR_NOT_FOUND;
+        else if (c.group_no != 0)
+            e = group_update_row(&groups, &c, i, ec);
         else if (u->schema == &schema_conversations)
             e = update_conversation(u, txn, &c, row, ec);
         else
@@ -207,5 +212,5 @@ enum err chat_update_apply(struct chat_update *u, struct txn *txn, struct errctx
             e = ERR_OK;
         }
     }
-    return e;
+    return e == ERR_OK ? group_updates_finish(&groups, ec) : e;
 }

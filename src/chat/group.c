@@ -9,6 +9,7 @@
  * A service acts for the user whose tables it names, who must be a member; rank does not bind it. */
 #include "base/role.h"
 #include "chat/rules.h"
+#include "store/backfill.h"
 #include <jansson.h>
 
 bool chat_metadata_shares_history(struct value metadata)
@@ -45,7 +46,9 @@ static enum err join(
         c->values[CONV_TOTAL_MESSAGES] = c->values[CONV_UNREAD] = value_i64(0);
         c->values[CONV_READ_MSG_ID] = VALUE_OF_NULL;
     }
-    enum err e = txn_conversation_put(txn, c, false, ec);
+    enum err e = txn_backfill_begin(txn, g, m, c, ec);
+    if (e == ERR_OK)
+        e = txn_conversation_put(txn, c, false, ec);
     if (e == ERR_OK)
         e = txn_membership_put(txn, c, g->group_no, true, ec);
     if (e == ERR_OK)

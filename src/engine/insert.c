@@ -1,4 +1,5 @@
 #include "engine/insert.h"
+#include "engine/history.h"
 #include "engine/coerce.h"
 #include "engine/copies.h"
 #include "engine/read.h"
@@ -120,6 +121,8 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
         query_finish(q, e);
         return;
     }
+    if (q->insert->what != APPENDS)
+        history_wake(q->db); /* who joined may have history to come */
     const struct returning *rt = &q->stmt->returning;
     if (rt->present && (rt->read_sql.ptr != NULL || affected(q).n > QUERY_ROWS_INLINE_MAX))
         query_to_job(q, answer_step);

@@ -129,7 +129,8 @@ static enum err set_rows(struct kalamdb_query *q)
 {
     struct modify *m = q->modify;
     struct chat_update *u = &m->update;
-    *u = (struct chat_update){.owner = q->stmt->target_owner,
+    *u = (struct chat_update){.caller = &q->caller,
+        .owner = q->stmt->target_owner,
         .schema = q->stmt->target,
         .columns = m->columns,
         .nrows = m->nrows,

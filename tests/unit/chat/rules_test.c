@@ -49,7 +49,7 @@ static void settable_columns(void **state)
     struct errctx ec;
     const struct schema *tables[] = {&schema_messages, &schema_conversations, &schema_conversation_users};
     static const uint64_t may[] = {1 << MSG_CONTENT | 1 << MSG_METADATA, 1 << CONV_TITLE | 1 << CONV_METADATA,
-        1 << MEMBER_LAST_READ_MSG_ID | 1 << MEMBER_METADATA};
+        1 << MEMBER_ROLE | 1 << MEMBER_LAST_READ_MSG_ID | 1 << MEMBER_METADATA};
     for (int t = 0; t < 3; t++) {
         for (int c = 0; c < tables[t]->ncolumns; c++) {
             uint64_t bit = UINT64_C(1) << c;
