@@ -62,6 +62,7 @@ struct kalamdb_options {
     size_t max_content_bytes;
     size_t large_content_bytes;    /* content of so many bytes or more becomes a file */
     uint64_t max_media_bytes;      /* of one upload */
+    uint64_t max_import_bytes;     /* of one archive */
     uint64_t max_user_media_bytes; /* of all media that a user has uploaded and that is still there; 0: any */
     size_t max_changed_rows;       /* rows one UPDATE or DELETE may change */
     uint32_t max_group_members;

@@ -103,6 +103,29 @@ void kalamdb_export_cancel(struct kalamdb_export *x);
 /* Not between kalamdb_export_next and its `ready`; inside that is fine. Before kalamdb_close. */
 void kalamdb_export_close(struct kalamdb_export *x);
 
+/* Brings such a tar back as one user's own rows, under the same id or another; asks for role service. Begin,
+ * write what comes, finish: all of it is verified before anything is written. CONFLICT: another import for
+ * the user is under way. */
+struct kalamdb_import;
+struct kalamdb_import_counts { /* of the archive; what was there already was left as it is */
+    uint64_t messages, conversations, files;
+};
+kalamdb_code kalamdb_import_begin(struct kalamdb *db, const struct kalamdb_caller *caller,
+    struct kalamdb_str user_id, struct kalamdb_import **ret, struct kalamdb_error *error);
+/* Into a file; blocks as a write to one does. TOO_LARGE above max_import_bytes, UNAVAILABLE without space;
+ * then only abort is left. */
+kalamdb_code kalamdb_import_write(
+    struct kalamdb_import *im, const void *bytes, size_t n, struct kalamdb_error *error);
+/* That was all; does not block. `done` comes once, from a thread of the library (or before this returns):
+ * INVALID_REQUEST names what is wrong with the archive. The import is gone then. */
+void kalamdb_import_finish(struct kalamdb_import *im,
+    void (*done)(void *arg, const struct kalamdb_import_counts *counts, const struct kalamdb_error *error),
+    void *arg);
+/* Between finish and the return of `done`, any thread: it ends soon, with TIMEOUT. */
+void kalamdb_import_cancel(struct kalamdb_import *im);
+/* Instead of finish. */
+void kalamdb_import_abort(struct kalamdb_import *im);
+
 /* OK, or UNAVAILABLE with the reason while writes are refused. */
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error);
 

@@ -37,7 +37,8 @@ struct analytic_input {
     const int *file_fds; /* Parquet files, opened read-only; their bytes never change once a run saw them */
     size_t nexclude;
     const int64_t *exclude; /* keys (messages: msg_id) whose cold version is superseded */
-    bool with_tombstones;   /* adds a BOOLEAN column _deleted at the end; tombstones of rows_fd become rows */
+    bool as_stored; /* files only: their columns as they are, none cast, none added: for files of strangers */
+    bool with_tombstones; /* adds a BOOLEAN column _deleted at the end; tombstones of rows_fd become rows */
 };
 
 enum analytic_mode {

@@ -2,7 +2,7 @@
 
 #define FILES_PER_INPUT_MAX PROTO_FDS_MAX
 
-enum { INPUT_TOMBSTONES = 1, INPUT_ROWS = 2 };
+enum { INPUT_TOMBSTONES = 1, INPUT_ROWS = 2, INPUT_AS_STORED = 4 };
 
 enum err proto_header(const uint8_t bytes[PROTO_HEADER_BYTES], struct frame_header *ret)
 {
@@ -49,7 +49,8 @@ int proto_request_fds(const struct analytic_request *rq, int fds[PROTO_FDS_MAX])
 static void put_input(struct buf *b, const struct analytic_input *in)
 {
     const struct schema *s = in->schema;
-    buf_u8(b, (uint8_t)((in->with_tombstones ? INPUT_TOMBSTONES : 0) | (in->rows_fd >= 0 ? INPUT_ROWS : 0)));
+    buf_u8(b, (uint8_t)((in->with_tombstones ? INPUT_TOMBSTONES : 0) | (in->rows_fd >= 0 ? INPUT_ROWS : 0) |
+                        (in->as_stored ? INPUT_AS_STORED : 0)));
     buf_varint(b, in->rows_fd >= 0 ? in->rows_bytes : 0);
     buf_varint(b, (uint64_t)s->ncolumns);
     buf_varint(b, (uint64_t)s->key_column);
@@ -106,13 +107,14 @@ static enum err get_input(struct arena *arena, struct reader *r, int nfds, int *
 {
     uint8_t flags = read_u8(r);
     in->with_tombstones = (flags & INPUT_TOMBSTONES) != 0;
+    in->as_stored = (flags & INPUT_AS_STORED) != 0;
     in->rows_bytes = read_varint(r);
     enum err e = get_schema(arena, r, &in->schema);
     if (e != ERR_OK)
         return e;
     uint64_t nfiles = read_varint(r), nexclude = read_varint(r);
-    if (r->bad || (flags & ~(INPUT_TOMBSTONES | INPUT_ROWS)) != 0 || nfiles > FILES_PER_INPUT_MAX ||
-        nexclude > reader_left(r) / 8)
+    if (r->bad || (flags & ~(INPUT_TOMBSTONES | INPUT_ROWS | INPUT_AS_STORED)) != 0 ||
+        nfiles > FILES_PER_INPUT_MAX || nexclude > reader_left(r) / 8)
         return ERR_CORRUPT;
     in->rows_fd = (flags & INPUT_ROWS) != 0 ? (*fd)++ : -1;
     int *files = arena_array(arena, (size_t)nfiles, sizeof *files);

@@ -342,6 +342,11 @@ static void put_no_rows(struct buf *b, const struct schema *s)
 static void put_macro(struct buf *b, const struct analytic_input *in, int i, bool rows)
 {
     buf_printf(b, "CREATE OR REPLACE TEMP MACRO kalamdb_scan_%d() AS TABLE SELECT ", i);
+    if (in->as_stored) {
+        buf_str(b, STR("* FROM "));
+        put_files(b, in);
+        return;
+    }
     put_columns(b, in->schema);
     if (in->with_tombstones)
         buf_str(b, STR(", \"_deleted\""));

@@ -209,7 +209,9 @@ static enum err import_message(struct importing *in, struct chat_import_message 
         e = import_blob(in, m, ec);
     if (e != ERR_OK)
         return e;
-    v[MSG_CONVERSATION_TYPE] = c.values[CONV_TYPE];
+    /* Not the transaction's bytes: the operation may be repeated. */
+    v[MSG_CONVERSATION_TYPE] =
+        value_text(str_eq(c.values[CONV_TYPE].s, STR("group")) ? STR("group") : STR("ai"));
     e = txn_message_insert(in->txn, &c, v, ec);
     if (e != ERR_OK || value_is_null(v[MSG_CLIENT_MSG_ID]))
         return e;

@@ -17,6 +17,7 @@ static void engine_options(const struct config *c, struct kalamdb_options *o)
     o->max_content_bytes = (size_t)c->max_content_bytes;
     o->large_content_bytes = (size_t)c->large_content_bytes;
     o->max_media_bytes = (uint64_t)c->max_media_bytes;
+    o->max_import_bytes = (uint64_t)c->max_import_bytes;
     o->max_user_media_bytes = (uint64_t)c->max_user_media_bytes;
     o->max_changed_rows = (size_t)c->max_changed_rows;
     o->max_group_members = (uint32_t)c->max_group_members;

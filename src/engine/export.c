@@ -10,7 +10,6 @@
 #include "engine/archive_manifest.h"
 #include "engine/transfer.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -230,24 +229,6 @@ static enum err add_ref(void *arg, struct str ref, uint32_t rows, struct errctx 
     return x->refs.failed ? err_set(ec, ERR_TOO_LARGE, "the user's rows refer to too many files") : ERR_OK;
 }
 
-/* By name: the snapshot's pin keeps what its rows name. */
-static enum err open_content(struct kalamdb_export *x, struct str ref, int *ret_fd, struct errctx *ec)
-{
-    struct buf path = BUF_INIT(0);
-    buf_printf(&path, "%s/%.*s", x->transfer.db->options.data_dir, STR_FMT(ref));
-    buf_u8(&path, 0);
-    int fd = path.failed ? -1 : open(path.ptr, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    enum err e = ERR_OK;
-    if (path.failed)
-        e = err_internal(ec, ERR_NO_MEMORY, "export");
-    else if (fd < 0)
-        e = err_internal(ec, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", path.ptr, strerror(errno));
-    else
-        *ret_fd = fd;
-    buf_release(&path);
-    return e;
-}
-
 static enum err content(struct kalamdb_export *x, struct errctx *ec)
 {
     enum err e = ERR_OK;
@@ -263,7 +244,7 @@ static enum err content(struct kalamdb_export *x, struct errctx *ec)
     struct str ref = str_c(x->refs.ptr + x->ref);
     x->ref += ref.len + 1;
     int fd = -1;
-    e = open_content(x, ref, &fd, ec);
+    e = store_blob_open(x->transfer.db->store, ref, &fd, ec);
     x->file = (struct archive_file){.has_rows = false};
     snprintf(x->path, sizeof x->path, "content/%.*s", STR_FMT(ref));
     if (e == ERR_NOT_FOUND)

@@ -62,6 +62,7 @@ void kalamdb_options_default(struct kalamdb_options *ret)
         .max_content_bytes = (size_t)1 << 20,
         .large_content_bytes = 102400,
         .max_media_bytes = (uint64_t)50 << 20,
+        .max_import_bytes = (uint64_t)10 << 30,
         .max_user_media_bytes = (uint64_t)10 << 30,
         .max_changed_rows = 1000000,
         .max_group_members = 1000,
@@ -89,6 +90,7 @@ static enum err check_options(const struct kalamdb_options *o, struct errctx *ec
                       : o->max_content_bytes < 1                    ? "max_content_bytes"
                       : o->large_content_bytes < BLOB_PREVIEW_BYTES ? "large_content_bytes"
                       : o->max_media_bytes < 1                      ? "max_media_bytes"
+                      : o->max_import_bytes < 1                     ? "max_import_bytes"
                       : o->max_changed_rows < 1                     ? "max_changed_rows"
                       : o->max_group_members < 2                    ? "max_group_members"
                       : o->consolidate_rows < 1                     ? "consolidate_rows"

@@ -1,9 +1,7 @@
 #include "engine/user_archive.h"
-#include "os/os.h"
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
-#include <locale.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -279,6 +277,15 @@ static enum err check_entry(struct archive_reader *r, struct archive_member *m, 
     return ERR_OK;
 }
 
+static void put_hex(const uint8_t digest[32], char ret[65])
+{
+    for (size_t i = 0; i < 32; i++) {
+        ret[2 * i] = "0123456789abcdef"[digest[i] >> 4];
+        ret[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
+    }
+    ret[64] = '\0';
+}
+
 static enum err read_data(struct archive_reader *r, struct archive_member *m, struct buf *manifest,
     enum err (*alive)(void *arg, struct errctx *ec), void *arg, struct errctx *ec)
 {
@@ -308,11 +315,7 @@ static enum err read_data(struct archive_reader *r, struct archive_member *m, st
     uint8_t digest[32];
     if (EVP_DigestFinal_ex(r->md, digest, NULL) != 1)
         return err_internal(ec, ERR_INTERNAL, "sha256");
-    for (size_t i = 0; i < sizeof digest; i++) {
-        m->sha256[2 * i] = "0123456789abcdef"[digest[i] >> 4];
-        m->sha256[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
-    }
-    m->sha256[64] = '\0';
+    put_hex(digest, m->sha256);
     return ERR_OK;
 }
 
@@ -338,11 +341,11 @@ enum err archive_reader_next(struct archive_reader *r, struct archive_member *re
     return ERR_OK;
 }
 
-static enum err hash_into(int fd, const struct archive_member *m, int to, EVP_MD_CTX *md, char *chunk,
-    uint8_t digest[32], struct errctx *ec)
+typedef enum err sink_fn(void *arg, struct str bytes, struct errctx *ec);
+
+static enum err read_hashed(int fd, const struct archive_member *m, sink_fn *sink, void *arg, EVP_MD_CTX *md,
+    char *chunk, struct errctx *ec)
 {
-    if (EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1)
-        return err_internal(ec, ERR_INTERNAL, "sha256");
     for (uint64_t done = 0; done < m->bytes;) {
         size_t want = m->bytes - done < READ_BYTES ? (size_t)(m->bytes - done) : READ_BYTES;
         ssize_t n = pread(fd, chunk, want, (off_t)(m->offset + done));
@@ -350,29 +353,34 @@ static enum err hash_into(int fd, const struct archive_member *m, int to, EVP_MD
             continue;
         if (n <= 0)
             return err_internal(ec, ERR_IO, "archive: %s", n < 0 ? strerror(errno) : "short");
-        int w = os_write_all(to, chunk, (size_t)n);
-        if (w < 0)
-            return err_internal(ec, ERR_IO, "archive: write %s: %s", m->path, strerror(-w));
+        enum err e = sink(arg, str_n(chunk, (size_t)n), ec);
+        if (e != ERR_OK)
+            return e;
         if (EVP_DigestUpdate(md, chunk, (size_t)n) != 1)
             return err_internal(ec, ERR_INTERNAL, "sha256");
         done += (uint64_t)n;
     }
-    return EVP_DigestFinal_ex(md, digest, NULL) == 1 ? ERR_OK : err_internal(ec, ERR_INTERNAL, "sha256");
+    return ERR_OK;
 }
 
-enum err archive_member_copy(int fd, const struct archive_member *m, int to, struct errctx *ec)
+enum err archive_member_read(
+    int fd, const struct archive_member *m, sink_fn *sink, void *arg, struct errctx *ec)
 {
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     char *chunk = malloc(READ_BYTES), hex[65];
     uint8_t digest[32];
-    enum err e = md == NULL || chunk == NULL ? err_internal(ec, ERR_NO_MEMORY, "archive")
-                                             : hash_into(fd, m, to, md, chunk, digest, ec);
-    for (size_t i = 0; e == ERR_OK && i < sizeof digest; i++) {
-        hex[2 * i] = "0123456789abcdef"[digest[i] >> 4];
-        hex[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
+    enum err e = ERR_OK;
+    if (md == NULL || chunk == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1)
+        e = err_internal(ec, ERR_NO_MEMORY, "archive");
+    if (e == ERR_OK)
+        e = read_hashed(fd, m, sink, arg, md, chunk, ec);
+    if (e == ERR_OK && EVP_DigestFinal_ex(md, digest, NULL) != 1)
+        e = err_internal(ec, ERR_INTERNAL, "sha256");
+    if (e == ERR_OK) {
+        put_hex(digest, hex);
+        if (memcmp(hex, m->sha256, 64) != 0)
+            e = err_internal(ec, ERR_CORRUPT, "archive: %s read differently a second time", m->path);
     }
-    if (e == ERR_OK && memcmp(hex, m->sha256, 64) != 0)
-        e = err_internal(ec, ERR_CORRUPT, "archive: %s read differently a second time", m->path);
     EVP_MD_CTX_free(md);
     free(chunk);
     return e;

@@ -63,7 +63,8 @@ enum err archive_reader_next(struct archive_reader *r, struct archive_member *re
     enum err (*alive)(void *arg, struct errctx *ec), void *arg, struct errctx *ec) CHECKED;
 void archive_reader_free(struct archive_reader *r); /* NULL allowed */
 
-/* Copies one member's bytes to `to` (at its position), checked against its sha256 (CORRUPT). */
-enum err archive_member_copy(int fd, const struct archive_member *m, int to, struct errctx *ec) CHECKED;
+/* Hands one member's bytes to `sink`, piece by piece, and checks them against its sha256 (CORRUPT). */
+enum err archive_member_read(int fd, const struct archive_member *m,
+    enum err (*sink)(void *arg, struct str bytes, struct errctx *ec), void *arg, struct errctx *ec) CHECKED;
 
 #endif

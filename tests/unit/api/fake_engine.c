@@ -645,3 +645,36 @@ void kalamdb_export_close(struct kalamdb_export *x)
 {
     (void)x;
 }
+
+kalamdb_code kalamdb_import_begin(struct kalamdb *db, const struct kalamdb_caller *caller,
+    struct kalamdb_str user_id, struct kalamdb_import **ret, struct kalamdb_error *error)
+{
+    (void)db, (void)caller, (void)user_id, (void)ret;
+    *error = (struct kalamdb_error){.code = ERR_UNAVAILABLE, .message = "no imports here"};
+    return error->code;
+}
+
+kalamdb_code kalamdb_import_write(
+    struct kalamdb_import *im, const void *bytes, size_t n, struct kalamdb_error *error)
+{
+    (void)im, (void)bytes, (void)n, (void)error;
+    abort();
+}
+
+void kalamdb_import_finish(struct kalamdb_import *im,
+    void (*done)(void *arg, const struct kalamdb_import_counts *counts, const struct kalamdb_error *error),
+    void *arg)
+{
+    (void)im, (void)done, (void)arg;
+    abort();
+}
+
+void kalamdb_import_cancel(struct kalamdb_import *im)
+{
+    (void)im;
+}
+
+void kalamdb_import_abort(struct kalamdb_import *im)
+{
+    (void)im;
+}
