@@ -10,6 +10,9 @@ struct upkeep_job {
     kalamdb_done *done;
     void *arg;
     bool everybody;
+    bool sweeps, rows; /* instead of consolidating */
+    struct sweep_counts counts;
+    void (*swept)(void *arg, const struct kalamdb_sweep_counts *counts, const struct kalamdb_error *error);
     size_t len;
     char user_id[];
 };
@@ -19,10 +22,17 @@ static void upkeep_answer(struct upkeep_job *job, enum err e, struct errctx *ec)
     struct kalamdb_error error = {.code = KALAMDB_OK};
     if (e != ERR_OK) {
         if (ec->code != e)
-            err_internal(ec, e, "consolidation failed");
+            err_internal(ec, e, job->sweeps ? "sweep failed" : "consolidation failed");
         engine_error(&error, ec);
     }
-    job->done(job->arg, NULL, &error);
+    if (job->swept != NULL) {
+        const struct sweep_counts *c = &job->counts;
+        struct kalamdb_sweep_counts counts = {c->users, c->blobs, c->refs, c->refs_repaired,
+            c->blobs_repaired, c->blobs_missing, c->files_set_aside, c->uploads_removed};
+        job->swept(job->arg, e == ERR_OK ? &counts : NULL, &error);
+    }
+    if (job->done != NULL)
+        job->done(job->arg, NULL, &error);
     free(job);
 }
 
@@ -44,8 +54,9 @@ static void *upkeep_main(void *arg)
         pthread_mutex_unlock(&db->lock);
         errctx_clear(&ec);
         struct str user = job->everybody ? STR_NULL : str_n(job->user_id, job->len);
-        enum err e = closing ? err_set(&ec, ERR_UNAVAILABLE, "the database is shutting down")
-                             : store_consolidate(db->store, user, &ec);
+        enum err e = closing       ? err_set(&ec, ERR_UNAVAILABLE, "the database is shutting down")
+                     : job->sweeps ? store_sweep(db->store, job->rows, &job->counts, &ec)
+                                   : store_consolidate(db->store, user, &ec);
         upkeep_answer(job, e, &ec);
         pthread_mutex_lock(&db->lock);
     }
@@ -72,6 +83,28 @@ void engine_upkeep_stop(struct kalamdb *db)
         pthread_join(db->upkeep, NULL);
 }
 
+/* NULL: the database is closing, or out of memory, by *ec. */
+static bool upkeep_submit(struct kalamdb *db, struct upkeep_job *job, struct errctx *ec)
+{
+    if (job == NULL) {
+        err_internal(ec, ERR_NO_MEMORY, "upkeep");
+        return false;
+    }
+    pthread_mutex_lock(&db->lock);
+    bool taken = !db->closing && upkeep_start(db);
+    if (taken) {
+        *db->upkeep_last = job;
+        db->upkeep_last = &job->next;
+        pthread_cond_signal(&db->upkeep_wake);
+    }
+    pthread_mutex_unlock(&db->lock);
+    if (taken)
+        return true;
+    free(job);
+    err_set(ec, ERR_UNAVAILABLE, "the database is shutting down");
+    return false;
+}
+
 void kalamdb_consolidate(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_done *done, void *arg)
 {
     size_t len = user_id.ptr != NULL ? user_id.len : 0;
@@ -82,23 +115,35 @@ void kalamdb_consolidate(struct kalamdb *db, struct kalamdb_str user_id, kalamdb
         *job = (struct upkeep_job){.done = done, .arg = arg, .everybody = user_id.ptr == NULL, .len = len};
         if (len > 0)
             memcpy(job->user_id, user_id.ptr, len);
-        pthread_mutex_lock(&db->lock);
-        bool taken = !db->closing && upkeep_start(db);
-        if (taken) {
-            *db->upkeep_last = job;
-            db->upkeep_last = &job->next;
-            pthread_cond_signal(&db->upkeep_wake);
-        }
-        pthread_mutex_unlock(&db->lock);
-        if (taken)
-            return;
-        free(job);
-        err_set(&ec, ERR_UNAVAILABLE, "the database is shutting down");
-    } else {
-        err_internal(&ec, ERR_NO_MEMORY, "consolidate");
     }
+    if (upkeep_submit(db, job, &ec))
+        return;
     engine_error(&error, &ec);
     done(arg, NULL, &error);
+}
+
+void kalamdb_sweep(struct kalamdb *db,
+    void (*done)(void *arg, const struct kalamdb_sweep_counts *counts, const struct kalamdb_error *error),
+    void *arg)
+{
+    struct upkeep_job *job = malloc(sizeof *job);
+    struct errctx ec;
+    struct kalamdb_error error;
+    if (job != NULL)
+        *job = (struct upkeep_job){.sweeps = true, .rows = true, .swept = done, .arg = arg};
+    if (upkeep_submit(db, job, &ec))
+        return;
+    engine_error(&error, &ec);
+    done(arg, NULL, &error);
+}
+
+void engine_sweep_after_open(struct kalamdb *db)
+{
+    struct upkeep_job *job = malloc(sizeof *job);
+    struct errctx ec;
+    if (job != NULL)
+        *job = (struct upkeep_job){.sweeps = true};
+    (void)upkeep_submit(db, job, &ec); /* without it, the next one finds what there is */
 }
 
 void kalamdb_stop_consolidation(struct kalamdb *db)

@@ -27,6 +27,7 @@ enum engine_path {
 };
 
 struct kalamdb_query;
+struct kalamdb_upload;
 struct upkeep_job;
 struct transfer;
 struct erasures;
@@ -55,7 +56,8 @@ struct kalamdb {
     size_t inflight;               /* lock: statements that left their caller's thread */
     struct kalamdb_query *queries; /* lock: those, for kalamdb_close to cancel */
 
-    struct transfer *transfers; /* lock: exports and imports, for kalamdb_close to cancel */
+    struct kalamdb_upload *uploads; /* lock: being written */
+    struct transfer *transfers;     /* lock: exports and imports, for kalamdb_close to cancel */
 
     struct query_lane lanes[QUERY_LANES];
 
@@ -63,7 +65,7 @@ struct kalamdb {
     bool upkeep_started;        /* lock */
     pthread_cond_t upkeep_wake; /* lock: upkeep_first or closing */
     struct upkeep_job *upkeep_first, **upkeep_last;
-    struct history *history; /* history.c */
+    struct history *history;           /* history.c */
     struct hist exec_read, exec_write; /* statement latency */
     _Atomic uint64_t statements_failed, fast_reads, analytic_reads, retries;
 };
@@ -76,6 +78,8 @@ static inline struct str engine_str(struct kalamdb_str s)
 }
 /* For tests only. */
 void engine_force_path(struct kalamdb *db, enum engine_path path);
+/* In the background: counts against each other, without the rows. */
+void engine_sweep_after_open(struct kalamdb *db);
 /* Ends the upkeep thread after the job it is at; jobs behind it get UNAVAILABLE. */
 void engine_upkeep_stop(struct kalamdb *db);
 

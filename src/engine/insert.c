@@ -4,7 +4,7 @@
 #include "engine/copies.h"
 #include "engine/read.h"
 #include "engine/returning.h"
-#include "engine/spill.h"
+#include "engine/upload.h"
 
 struct insert {
     enum { APPENDS, CREATES, ADDS_MEMBERS } what;
@@ -149,6 +149,8 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 
 static void commit(struct kalamdb_query *q)
 {
+    if (q->upload != NULL)
+        upload_placed(q->upload, q->insert->a.messages[0].values[MSG_CONTENT_REF].s);
     query_to_committer(q, apply, committed);
 }
 
@@ -201,6 +203,15 @@ static void spill_step(struct kalamdb_query *q)
         commit(q);
 }
 
+static void attach_step(struct kalamdb_query *q)
+{
+    enum err e = upload_attach(q, &q->insert->a, &q->insert->spills);
+    if (e != ERR_OK)
+        query_finish(q, e);
+    else
+        commit(q);
+}
+
 /* Rows are complete: chat's own rules, then on the way. */
 static void go(struct kalamdb_query *q)
 {
@@ -212,6 +223,8 @@ static void go(struct kalamdb_query *q)
     size_t n = affected(q).n;
     if (e != ERR_OK || n == 0)
         query_finish(q, e != ERR_OK ? e : answer(q));
+    else if (q->upload != NULL)
+        query_to_job(q, attach_step);
     else if (in->what == APPENDS && spill_append_wanted(q->db, &in->a))
         query_to_job(q, spill_step);
     else if (q->stmt->returning.present && q->stmt->returning.read_sql.ptr != NULL)

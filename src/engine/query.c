@@ -4,6 +4,7 @@
 #include "engine/insert.h"
 #include "engine/modify.h"
 #include "engine/read.h"
+#include "engine/upload.h"
 #include <stdlib.h>
 
 /* A statement's text, parameters, plan and, of an INSERT, rows. */
@@ -380,13 +381,14 @@ struct kalamdb_query *query_begin(struct kalamdb *db, const struct kalamdb_calle
     return q;
 }
 
-void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done,
-    void *arg, struct kalamdb_query **ret_query)
+static void exec(struct kalamdb *db, const struct kalamdb_statement *statement, struct kalamdb_upload *upload,
+    kalamdb_done *done, void *arg, struct kalamdb_query **ret_query)
 {
     struct kalamdb_query *q = query_begin(
         db, &statement->caller, statement->durability, statement->timeout_ms, done, arg, ret_query);
     if (q == NULL)
         return;
+    q->upload = upload;
     enum err e = take_statement(q, statement);
     if (e != ERR_OK) {
         query_finish(q, e);
@@ -404,6 +406,18 @@ void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *stat
         modify_start(q);
         break;
     }
+}
+
+void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done,
+    void *arg, struct kalamdb_query **ret_query)
+{
+    exec(db, statement, NULL, done, arg, ret_query);
+}
+
+void query_exec_upload(struct kalamdb *db, const struct kalamdb_statement *statement,
+    struct kalamdb_upload *upload, kalamdb_done *done, void *arg)
+{
+    exec(db, statement, upload, done, arg, NULL);
 }
 
 /* ---- waiting ---- */

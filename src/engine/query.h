@@ -31,6 +31,7 @@
 #define QUERY_ATTEMPTS_BARRIER 6
 
 struct insert;
+struct kalamdb_upload;
 struct modify;
 
 struct kalamdb_query {
@@ -55,6 +56,7 @@ struct kalamdb_query {
     struct kalamdb_query *lane_next;
     struct insert *insert; /* in arena, by kind of statement */
     struct modify *modify;
+    struct kalamdb_upload *upload; /* INSERT of one message with a file; upload.h */
 
     struct analytic_cancel cancel;
     struct analytic_job job;

@@ -27,24 +27,33 @@ enum err spill_text(struct kalamdb *db, struct str text, bool group, struct str 
     return ERR_OK;
 }
 
+static struct spill *add(struct spills *s, struct spill spill)
+{
+    if (s->n == s->cap) {
+        size_t cap = s->cap == 0 ? 4 : s->cap * 2;
+        struct spill *p = realloc(s->items, cap * sizeof *p);
+        if (p == NULL)
+            return NULL;
+        s->items = p;
+        s->cap = cap;
+    }
+    s->items[s->n] = spill;
+    return &s->items[s->n++];
+}
+
 /* Writes the row's content out and puts the preview and the ref in its place. */
 static enum err spill_row(
     struct kalamdb_query *q, struct arena *arena, struct spills *s, struct spill spill, struct value *values)
 {
     struct str text = values[MSG_CONTENT].s;
-    if (s->n == s->cap) {
-        size_t cap = s->cap == 0 ? 4 : s->cap * 2;
-        struct spill *p = realloc(s->items, cap * sizeof *p);
-        if (p == NULL)
-            return query_no_memory(q, "large content");
-        s->items = p;
-        s->cap = cap;
-    }
     enum err e = spill_text(
         q->db, text, spill.group, spill.owner, spill.conversation_id, spill.file_id, &spill.file, &q->ec);
     if (e != ERR_OK)
         return e;
-    s->items[s->n++] = spill;
+    if (add(s, spill) == NULL) {
+        blob_file_discard(spill.file);
+        return query_no_memory(q, "large content");
+    }
     values[MSG_CONTENT] = value_text(str_n(text.ptr, blob_preview(text)));
     struct str ref = arena_str(arena, blob_file_ref(spill.file)); /* outlives the file's handle */
     values[MSG_CONTENT_REF] = value_text(ref);
@@ -112,12 +121,46 @@ enum err spill_append(struct kalamdb_query *q, struct chat_append *a, struct spi
     return e;
 }
 
+enum err spill_file(struct kalamdb_query *q, struct chat_append *a, struct spills *s, struct blob_file *file,
+    uint64_t quota_max)
+{
+    struct chat_message *m = &a->messages[0];
+    struct spill spill = {.file = file,
+        .media = true,
+        .quota_max = quota_max,
+        .owner = a->owner,
+        .conversation_id = m->values[MSG_CONVERSATION_ID].s};
+    struct snapshot *snap = NULL;
+    enum err e = store_reserve_ids(q->db->store, 1, &spill.file_id, &q->ec);
+    if (e == ERR_OK)
+        e = snapshot_open(q->db->store, a->owner, &snap, &q->ec);
+    if (e == ERR_OK)
+        e = goes_to_group(q, snap, m, &spill.group);
+    snapshot_close(snap);
+    if (e == ERR_OK && add(s, spill) == NULL)
+        e = query_no_memory(q, "upload");
+    if (e == ERR_OK)
+        e = blob_file_place(
+            file, spill.group, spill.group ? spill.conversation_id : spill.owner, spill.file_id, &q->ec);
+    if (e != ERR_OK)
+        return e;
+    struct str ref = arena_str(&q->arena, blob_file_ref(file));
+    m->id_reserved = spill.file_id;
+    m->values[MSG_CONTENT_REF] = value_text(ref);
+    return ref.ptr != NULL ? ERR_OK : query_no_memory(q, "upload");
+}
+
 enum err spills_put(struct spills *s, struct txn *txn, struct errctx *ec)
 {
     enum err e = ERR_OK;
     for (size_t i = 0; e == ERR_OK && i < s->n; i++) {
-        s->items[i].used = true;
-        e = txn_blob_put(txn, blob_file_ref(s->items[i].file), blob_file_info(s->items[i].file), 0, ec);
+        struct spill *spill = &s->items[i];
+        struct blob blob = *blob_file_info(spill->file);
+        if (spill->media)
+            e = txn_user(txn, spill->owner, true, &blob.uploader_no, ec);
+        if (e == ERR_OK)
+            e = txn_blob_put(txn, blob_file_ref(spill->file), &blob, spill->quota_max, ec);
+        spill->used = e == ERR_OK;
     }
     return e;
 }

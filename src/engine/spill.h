@@ -15,7 +15,9 @@ struct spill {
     size_t row; /* of the statement */
     int64_t file_id;
     bool group;
-    bool used; /* by the last apply */
+    bool used;  /* by the last apply */
+    bool media; /* counts against the owner's quota */
+    uint64_t quota_max;
     struct str owner, conversation_id;
 };
 struct spills {
@@ -35,6 +37,9 @@ enum err spill_text(struct kalamdb *db, struct str text, bool group, struct str 
  * their file. */
 bool spill_append_wanted(const struct kalamdb *db, const struct chat_append *a);
 enum err spill_append(struct kalamdb_query *q, struct chat_append *a, struct spills *s) CHECKED;
+/* The same for the one row of an upload: a finished file. It is the spills' where s->n is 1 afterwards. */
+enum err spill_file(struct kalamdb_query *q, struct chat_append *a, struct spills *s, struct blob_file *file,
+    uint64_t quota_max) CHECKED;
 /* In apply, before and after chat_append_apply. ERR_RETRY with `misplaced`. */
 enum err spills_put(struct spills *s, struct txn *txn, struct errctx *ec) CHECKED;
 enum err spills_check_append(
