@@ -1,7 +1,7 @@
 /* What a group's message costs, in-process: one durable INSERT to 1, 10, 100 and 1,000 members, one after the
  * other, and a stream of them with many under way.
  *
- *   groups DIR [SECONDS per measurement]     a new directory */
+ *   groups DIR [SECONDS per measurement [MEMBERS …]]     a new directory */
 #include "kalamdb.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -144,7 +144,7 @@ static void stream(const char *conversation, int members, double seconds)
 
 int main(int argc, char **argv)
 {
-    static const int sizes[] = {1, 10, 100, 1000};
+    static const int usual[] = {1, 10, 100, 1000};
     double seconds = argc > 2 ? atof(argv[2]) : 3, single = 0;
     struct kalamdb_options o;
     struct kalamdb_error e;
@@ -157,14 +157,16 @@ int main(int argc, char **argv)
     must(kalamdb_open(&o, &db, &e), &e);
     run("INSERT INTO messages (conversation_id, content) VALUES ('own', 'x')");
     single = one_by_one("own", 1, seconds);
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    int n = argc > 3 ? argc - 3 : (int)(sizeof usual / sizeof *usual);
+    for (int i = 0; i < n; i++) {
         char id[16];
-        make_group(sizes[i]);
-        snprintf(id, sizeof id, "g%d", sizes[i]);
-        printf("  %.2f x a single insert\n", one_by_one(id, sizes[i], seconds) / single);
+        int members = argc > 3 ? atoi(argv[3 + i]) : usual[i];
+        make_group(members);
+        snprintf(id, sizeof id, "g%d", members);
+        printf("  %.2f x a single insert\n", one_by_one(id, members, seconds) / single);
+        if (members >= 10)
+            stream(id, members, seconds);
     }
-    stream("g1000", 1000, seconds);
-    stream("g10", 10, seconds);
     kalamdb_close(db);
     return 0;
 }

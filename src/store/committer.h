@@ -15,8 +15,8 @@
 
 /* ---- users known to the committer: heads.c ------------------------------------------------------------ */
 
-#define HEADS_MAX 4096 /* cached between groups; beyond that the cache starts over */
-#define HEADS_BUCKETS 4096
+#define HEADS_MAX 32768 /* cached between groups (15 MB); beyond that the cache starts over */
+#define HEADS_BUCKETS 16384
 
 struct head_entry {
     struct head_entry *next_by_id, *next_by_no, *next_dirty;
