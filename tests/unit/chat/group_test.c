@@ -440,6 +440,112 @@ static void groups_outlive_the_process(void **state)
     assert_int_equal(stats.users, 3); /* the group is none */
 }
 
+static struct chat_members_add add_one_row(
+    struct value (*row)[MEMBER_NCOLUMNS], const char *id, const char *user)
+{
+    static uint32_t index;
+    static struct str ids[1];
+    memset(row, 0, sizeof *row);
+    (*row)[MEMBER_CONVERSATION_ID] = value_text(str_c(id));
+    (*row)[MEMBER_USER_ID] = value_text(str_c(user));
+    ids[0] = str_c(id);
+    return (struct chat_members_add){.caller = &alice,
+        .owner = alice.user_id,
+        .group_members_max = 9,
+        .nrows = 1,
+        .rows = row,
+        .nconversations = 1,
+        .conversation = &index,
+        .conversation_ids = ids};
+}
+
+static enum err apply_add_and_fail(struct txn *txn, void *arg, struct errctx *ec)
+{
+    struct group g;
+    const uint64_t *nos;
+    size_t n;
+    enum err e = chat_members_add_apply(arg, txn, ec);
+    if (e == ERR_OK)
+        e = txn_group(txn, STR("g"), &g, ec);
+    if (e == ERR_OK)
+        e = txn_group_present(txn, &g, &nos, &n, ec);
+    assert_int_equal(e, ERR_OK);
+    assert_int_equal(n, 4); /* it is there for whoever looks inside */
+    return err_set(ec, ERR_CONFLICT, "not after all");
+}
+
+/* An op that changes members and is undone leaves no list behind that a later send would follow. */
+static void undone_members_get_nothing(void **state)
+{
+    (void)state;
+    struct value row[1][MEMBER_NCOLUMNS];
+    make_abc("g");
+    for (int warm = 0; warm < 2; warm++) {
+        struct chat_members_add a = add_one_row(row, "g", "dave");
+        assert_int_equal(
+            commit(store_fixture.store, apply_add_and_fail, &a, DURABILITY_ASYNC, &last_error), ERR_CONFLICT);
+        assert_int_equal(send_to(&alice, "g", "one", NULL), ERR_OK);
+        assert_string_equal(members("alice", "g"), "alice:owner bob:member carol:admin");
+        assert_int_equal(seq_of("dave"), 0);
+        assert_int_equal(seq_of("bob"), warm + 1);
+    }
+}
+
+struct add_and_send {
+    struct chat_members_add add;
+    int64_t removed;
+    int members_then, members_after;
+};
+
+/* All in one commit group: joining, a send to the longer list, leaving, a send to the shorter one. */
+static enum err apply_add_send_remove(struct txn *txn, void *arg, struct errctx *ec)
+{
+    struct add_and_send *x = arg;
+    struct group g;
+    struct member m;
+    const uint64_t *nos;
+    size_t n;
+    enum err e = chat_members_add_apply(&x->add, txn, ec);
+    if (e == ERR_OK)
+        e = txn_group(txn, STR("g"), &g, ec);
+    if (e == ERR_OK)
+        e = txn_group_present(txn, &g, &nos, &n, ec);
+    x->members_then = (int)n;
+    if (e == ERR_OK)
+        e = txn_group_member(txn, &g, STR("bob"), &m, ec);
+    if (e == ERR_OK)
+        e = chat_group_leave(txn, &g, &m, ec);
+    if (e == ERR_OK)
+        e = txn_group_present(txn, &g, &nos, &n, ec);
+    x->members_after = (int)n;
+    assert_int_equal(g.nmembers, n);
+    struct value v[MSG_NCOLUMNS] = {[MSG_ID] = value_i64(txn_next_msg_id(txn)),
+        [MSG_CONVERSATION_ID] = value_text(STR("g")),
+        [MSG_CONVERSATION_TYPE] = value_text(STR("group")),
+        [MSG_FROM] = value_text(STR("alice")),
+        [MSG_TIMESTAMP] = value_ts(txn_now_us(txn)),
+        [MSG_CONTENT] = value_text(STR("x"))};
+    return e == ERR_OK ? txn_group_insert(txn, &g, v, 1, ec) : e;
+}
+
+static void members_change_within_a_commit(void **state)
+{
+    (void)state;
+    struct value row[1][MEMBER_NCOLUMNS];
+    make_abc("g");
+    assert_int_equal(send_to(&alice, "g", "one", NULL), ERR_OK); /* the list is cached */
+    struct add_and_send x = {.add = add_one_row(row, "g", "dave")};
+    assert_int_equal(
+        commit(store_fixture.store, apply_add_send_remove, &x, DURABILITY_ASYNC, &last_error), ERR_OK);
+    assert_int_equal(x.members_then, 4);
+    assert_int_equal(x.members_after, 3);
+    assert_string_equal(texts("dave", "g"), "x@1");
+    assert_string_equal(texts("bob", "g"), "one@1");
+    assert_int_equal(send_to(&carol, "g", "two", NULL), ERR_OK);
+    assert_string_equal(texts("dave", "g"), "x@1 two@2");
+    assert_string_equal(texts("bob", "g"), "one@1");
+}
+
 static int teardown(void **state)
 {
     arena_release(&read_arena);
@@ -464,6 +570,8 @@ int main(void)
         T(all_at_once_leave),
         T(snapshots_know_members),
         T(groups_outlive_the_process),
+        T(undone_members_get_nothing),
+        T(members_change_within_a_commit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
