@@ -135,10 +135,6 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_consolidate(c);
         break;
-    case ROUTE_SWEEP:
-        if (authenticate(c))
-            serve_sweep(c);
-        break;
     case ROUTE_MESSAGE:
         if (authenticate(c))
             serve_message(c);
@@ -150,6 +146,10 @@ static void route_call(struct call *c)
     case ROUTE_EXPORT:
         if (authenticate(c))
             serve_export(c);
+        break;
+    case ROUTE_IMPORT:
+        if (authenticate(c))
+            answer_error(c, ERR_INVALID_REQUEST, "the body is empty");
         break;
     case ROUTE_WS:
         serve_ws(c);
@@ -175,6 +175,28 @@ static void route_call(struct call *c)
         answer_error(c, ERR_NOT_FOUND, "no such path");
         break;
     }
+}
+
+/* Routes that take a body as it comes do so from its head on; those of all others are collected. */
+static void on_head(void *arg, struct net_request *req)
+{
+    struct str path, query;
+    enum route route;
+    if (req->in.method != HTTP_M_POST ||
+        !target_split(&req->arena, http_message_target(&req->in), &path, &query))
+        return; /* on_request says what is wrong */
+    route = route_of(path);
+    if (route != ROUTE_IMPORT)
+        return;
+    struct call *c = call_new(arg, req);
+    if (c == NULL)
+        return;
+    c->path = path;
+    c->query_string = query;
+    c->route = route;
+    req->started_us = uv_hrtime() / 1000;
+    if (authenticate(c))
+        serve_import(c);
 }
 
 static void on_request(void *arg, struct net_request *req)
@@ -223,6 +245,8 @@ static void on_aborted(void *arg, struct net_request *req)
     c->abandoned = true;
     if (c->query != NULL)
         kalamdb_query_cancel(c->query);
+    if (c->aborted != NULL)
+        c->aborted(c);
     if (net_stopping(s->net))
         kalamdb_stop_consolidation(s->db);
 }
@@ -298,7 +322,8 @@ static void raise_file_limit(void)
 
 static const struct net_handler *handler_of(struct server *s)
 {
-    static const struct net_handler functions = {.request = on_request,
+    static const struct net_handler functions = {.head = on_head,
+        .request = on_request,
         .failed = on_failed,
         .aborted = on_aborted,
         .loop_start = on_loop_start,

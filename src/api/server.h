@@ -21,10 +21,10 @@
     X(ROUTE_EVENTS, ALLOW_GET, "/api/v1/events")                                                             \
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
-    X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
     X(ROUTE_MESSAGE, ALLOW_DELETE, "/api/v1/messages/{id}")                                                  \
     X(ROUTE_EXPORT, ALLOW_GET, "/api/v1/export")                                                             \
+    X(ROUTE_IMPORT, ALLOW_POST, "/api/v1/import")                                                            \
     X(ROUTE_HEALTH, ALLOW_GET, "/api/v1/health")                                                             \
     X(ROUTE_HEALTHZ, ALLOW_GET, "/healthz")                                                                  \
     X(ROUTE_READYZ, ALLOW_GET, "/readyz")                                                                    \
@@ -138,10 +138,11 @@ struct call {
     struct principal *who;       /* NULL: not asked */
     struct kalamdb_query *query; /* under way */
     struct kalamdb_result *result;
-    struct kalamdb_error *error; /* heap */
-    struct erased_user *erased;  /* heap */
-    struct kalamdb_sweep_counts swept;
-    bool failed, abandoned; /* abandoned: the client left */
+    struct kalamdb_error *error;     /* heap */
+    struct erased_user *erased;      /* heap */
+    bool failed, abandoned;          /* abandoned: the client left */
+    void (*aborted)(struct call *c); /* told so, or that the time to shut down is up; may be NULL */
+    void *owner;                     /* whoever set that */
 };
 
 static inline void counter_add(_Atomic uint64_t *c, int64_t by)
@@ -185,11 +186,12 @@ bool call_durability(struct call *c, enum kalamdb_durability *ret);
 void serve_message(struct call *c);
 void serve_conversations(struct call *c);
 void serve_consolidate(struct call *c);
-void serve_sweep(struct call *c);
 void serve_user(struct call *c);
 /* Closes connections of users that are erased, from now on or no more. */
 void server_follow_erasures(struct server *s, bool on);
 void serve_export(struct call *c);
+/* From the request's head on: takes the body as it comes. */
+void serve_import(struct call *c);
 void serve_health(struct call *c);
 void serve_healthz(struct call *c);
 void serve_readyz(struct call *c);

@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "base/timefmt.h"
 #include "chat/rules.h"
+#include "store/group.h"
 
 /* ---- what an archive may say -------------------------------------------------------------------------- */
 
@@ -137,6 +138,11 @@ static enum err make_conversation(struct importing *in, struct conversation *c, 
     c->values[CONV_READ_MSG_ID] = member != NULL ? member[MEMBER_LAST_READ_MSG_ID] : VALUE_OF_NULL;
     c->values[CONV_UNREAD] = value_i64(0);
     e = txn_conversation_put(in->txn, c, true, ec);
+    if (e == ERR_OK && group) {
+        e = txn_membership_put(in->txn, c, GROUP_ELSEWHERE, false, ec);
+        c->group_no = GROUP_ELSEWHERE;
+        c->present = false;
+    }
     if (e != ERR_OK || group)
         return e;
     struct value own[MEMBER_NCOLUMNS] = {

@@ -67,6 +67,8 @@ enum err txn_group_members(struct txn *txn, const struct group *g, bool include_
 /* Present members by number, ascending; borrowed until the group's members change or the apply ends. */
 enum err txn_group_present(
     struct txn *txn, const struct group *g, const uint64_t **ret, size_t *ret_n, struct errctx *ec) CHECKED;
+/* The group of a copy that came from elsewhere: none here has this number, and nobody is a present member. */
+#define GROUP_ELSEWHERE UINT64_MAX
 /* What `c` of a user is a copy of. An earlier group of that conversation, if another, is remembered. */
 enum err txn_membership_put(struct txn *txn, const struct conversation *c, uint64_t group_no, bool present,
     struct errctx *ec) CHECKED;

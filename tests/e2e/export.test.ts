@@ -246,3 +246,228 @@ test("SIGKILL in the middle of an export leaves nothing", async () => {
   assert.equal((await download(server, "alice")).manifest.messages, 20);
   await server.destroy();
 });
+
+// ---- import
+
+export function upload(server: Server, user: string, archive: Buffer, role = "service"): Promise<{ status: number; body: any }> {
+  return server.request("POST", `/api/v1/import?user=${encodeURIComponent(user)}`, {
+    token: server.token("backend", role),
+    body: new Uint8Array(archive),
+    headers: { "content-type": "application/x-tar" },
+  });
+}
+
+/** Everything of a user that an import brings back, in the order of _seq. */
+async function life(server: Server, user: string): Promise<any> {
+  const messages = await server.sql(user, `SELECT msg_id, conversation_id, conversation_type, "from", "timestamp", content, metadata, client_msg_id, content_ref IS NULL FROM messages ORDER BY _seq`);
+  const conversations = await server.sql(user, "SELECT conversation_id, conversation_type, title, first_msg_id, last_msg_id, total_messages, created, metadata FROM conversations ORDER BY 1");
+  return { messages: messages.rows, conversations: conversations.rows };
+}
+
+async function seedLife(server: Server): Promise<void> {
+  for (let i = 0; i < 150; i++) {
+    const from = i % 2 === 0 ? {} : { from: "assistant:x" };
+    await server.say("alice", `c${i % 5}`, i % 50 === 7 ? `${"large ü ".repeat(20_000)}${i}` : `text ${i}`, { ...from, metadata: { i }, ...(i % 4 === 0 ? { client_msg_id: `k${i}` } : {}) });
+    if (i === 90) await server.consolidate("alice");
+  }
+  await server.sql("alice", "UPDATE messages SET content = 'edited' WHERE conversation_id = 'c2' AND length(content) < 100");
+  await server.sql("alice", "UPDATE conversations SET title = 'Titel' WHERE conversation_id = 'c3'");
+  await server.sql("alice", "UPDATE conversation_users SET last_read_msg_id = 17 WHERE conversation_id = 'c3'");
+}
+
+/** As the manifest of `archive` but for what `change` does to it, at the end of a tar of its other files. */
+function rebuilt(archive: Archive, change: (members: { name: string; data: Buffer }[], manifest: any) => void): Buffer {
+  const members = archive.names.filter((name) => name !== "manifest.json").map((name) => ({ name, data: Buffer.from(archive.members.get(name)!) }));
+  const manifest = structuredClone(archive.manifest);
+  change(members, manifest);
+  return tar([...members, { name: "manifest.json", data: Buffer.from(JSON.stringify(manifest)) }]);
+}
+
+test("a life moves to another server and another id, once and for all", async () => {
+  const server = await Server.start({ KALAMDB_MAX_RESULT_ROWS: "1000000" });
+  await seedLife(server);
+  const archive = await download(server, "alice");
+  checkManifest(archive);
+  const files = archive.manifest.files.filter((f: any) => f.path.startsWith("content/")).length;
+  const counts = { messages: 150, conversations: 5, files };
+  const before = await life(server, "alice");
+  const other = await Server.start({ KALAMDB_MAX_RESULT_ROWS: "1000000" });
+  const first = await upload(other, "bob 2", archive.bytes);
+  assert.deepEqual([first.status, first.body], [200, { user: "bob 2", ...counts }]);
+  assert.deepEqual(await life(other, "bob 2"), before);
+  const seq = (await other.sql("bob 2", "SELECT max(_seq), count(DISTINCT _seq) FROM messages")).rows[0];
+  assert.deepEqual(seq, [150, 150]);
+  // Files: the same bytes under names of their own.
+  const refs = async (s: Server, user: string) => (await s.sql(user, "SELECT content_ref FROM messages WHERE content_ref IS NOT NULL ORDER BY msg_id")).rows.map((r: any[]) => r[0]);
+  const [old, now] = [await refs(server, "alice"), await refs(other, "bob 2")];
+  assert.equal(now.length, files);
+  now.forEach((ref: string, i: number) => {
+    assert.match(ref, /^bob%202\/msg-\d+\.bin$/);
+    assert.deepEqual(readFileSync(join(other.data, ref)), readFileSync(join(server.data, old[i])));
+  });
+  // Again: nothing changes, whatever tier the rows are in by now.
+  const feed = async () => {
+    const socket = await other.socket("bob 2");
+    const ack = await socket.subscribe({});
+    socket.close();
+    return ack.feed;
+  };
+  const feedBefore = await feed();
+  await other.consolidate("bob 2");
+  assert.deepEqual((await upload(other, "bob 2", archive.bytes)).body, { user: "bob 2", ...counts });
+  assert.deepEqual(await life(other, "bob 2"), before);
+  assert.equal((await other.sql("bob 2", "SELECT max(_seq) FROM messages")).rows[0][0], 150);
+  assert.equal(await feed(), feedBefore);
+  assert.deepEqual((await refs(other, "bob 2")), now);
+  // What is written begins a new history.
+  await other.say("bob 2", "own", "mine");
+  const second = await download(server, "alice");
+  await server.say("alice", "c0", "one more");
+  assert.equal((await upload(other, "bob 2", (await download(server, "alice")).bytes)).body.messages, 151);
+  assert.notEqual(await feed(), feedBefore);
+  assert.equal((await other.sql("bob 2", "SELECT count(*) FROM messages")).rows[0][0], 152);
+  // Where it came from nothing is missing.
+  assert.equal((await upload(server, "alice", second.bytes)).status, 200);
+  assert.deepEqual((await life(server, "alice")).messages.slice(0, 150), before.messages);
+  assert.deepEqual(readdirSync(join(other.data, ".kalamdb/imports")), []);
+  await server.destroy();
+  await other.destroy();
+});
+
+test("a damaged or made-up archive is refused by name, and nothing is written", async () => {
+  const server = await Server.start();
+  await seedLife(server);
+  const archive = await download(server, "alice");
+  const sha = (data: Buffer) => createHash("sha256").update(data).digest("hex");
+  const refused: [string, Buffer, RegExp][] = [
+    ["half", archive.bytes.subarray(0, archive.bytes.length / 2), /archive/],
+    ["empty", Buffer.alloc(1024), /no manifest\.json/],
+    ["no tar", Buffer.from("PK\x03\x04 nonsense".repeat(100)), /archive/],
+    ["bit", Buffer.concat([archive.bytes.subarray(0, 1500), Buffer.from([archive.bytes[1500] ^ 1]), archive.bytes.subarray(1501)]), /messages\/001\.parquet .*sha256/],
+    ["traversal", tar([{ name: "../../alice/evil", data: Buffer.from("x") }]), /does not belong/],
+    ["link", tar([{ name: "content/alice/msg-1.bin", type: "2", link: "/etc/passwd" }]), /no regular file/],
+    ["rows", rebuilt(archive, (_, m) => { m.files[0].rows++; m.messages++; }), /another number of rows/],
+    ["extra", rebuilt(archive, (members) => members.push({ name: "content/alice/msg-99.bin", data: Buffer.from("x") })), /not listed/],
+    ["version", rebuilt(archive, (_, m) => { m.version = 2; }), /version 2/],
+    ["user", rebuilt(archive, (_, m) => { m.user = "assistant"; }), /user/],
+    ["seq", rebuilt(archive, (_, m) => { m.seq = 10; }), /_seq/],
+    ["content", rebuilt(archive, (members, m) => {
+      const i = members.findIndex((f) => f.name.startsWith("content/"));
+      m.files = m.files.filter((f: any) => f.path !== members[i].name);
+      members.splice(i, 1);
+    }), /content_ref is missing/],
+  ];
+  // Columns of another type, written by plain DuckDB.
+  const folder = unpack(archive);
+  await duck(`COPY (SELECT * REPLACE (msg_id::VARCHAR AS msg_id) FROM read_parquet('${folder}/messages/001.parquet')) TO '${folder}/typed.parquet' (FORMAT parquet)`,
+    `COPY (SELECT * REPLACE ('c9' AS conversation_id) FROM read_parquet('${folder}/messages/001.parquet')) TO '${folder}/moved.parquet' (FORMAT parquet)`,
+    `COPY (SELECT * REPLACE ('{' AS metadata) FROM read_parquet('${folder}/messages/001.parquet')) TO '${folder}/json.parquet' (FORMAT parquet)`,
+    `COPY (SELECT * REPLACE (9007199254740000 AS msg_id) FROM read_parquet('${folder}/messages/001.parquet')) TO '${folder}/future.parquet' (FORMAT parquet)`,
+    `COPY (SELECT * REPLACE (7 AS _seq, 7 AS _ins_seq) FROM read_parquet('${folder}/messages/001.parquet')) TO '${folder}/seq.parquet' (FORMAT parquet)`,
+    `COPY (SELECT * REPLACE ('' AS "from") FROM read_parquet('${folder}/messages/001.parquet')) TO '${folder}/from.parquet' (FORMAT parquet)`,
+    `COPY (SELECT * EXCLUDE content FROM read_parquet('${folder}/messages/001.parquet')) TO '${folder}/column.parquet' (FORMAT parquet)`);
+  const replaced = (file: string) => rebuilt(archive, (members, m) => {
+    members[0].data = readFileSync(join(folder, file));
+    Object.assign(m.files[0], { bytes: members[0].data.length, sha256: sha(members[0].data) });
+  });
+  refused.push(["type", replaced("typed.parquet"), /messages\/001\.parquet .*another type/], ["conversation", replaced("moved.parquet"), /conversation is not in/],
+    ["json", replaced("json.parquet"), /metadata is no JSON/], ["future", replaced("future.parquet"), /msg_id is not between/],
+    ["one seq", replaced("seq.parquet"), /one _seq/], ["from", replaced("from.parquet"), /"from" must be/], ["column", replaced("column.parquet"), /cannot be read/]);
+  for (const [name, bytes, want] of refused) {
+    const answer = await upload(server, "bob", bytes);
+    assert.equal(answer.status, 400, `${name}: ${JSON.stringify(answer.body)}`);
+    assert.equal(answer.body.error, "INVALID_REQUEST", name);
+    assert.match(answer.body.message, want, name);
+  }
+  for (const table of ["messages", "conversations", "conversation_users"])
+    assert.equal((await server.sql("bob", `SELECT count(*) FROM ${table}`)).rows[0][0], 0, table);
+  assert.ok(!readdirSync(server.data).includes("bob"));
+  assert.deepEqual(readdirSync(join(server.data, ".kalamdb/imports")), []);
+  // The archive itself is good.
+  assert.equal((await upload(server, "bob", archive.bytes)).status, 200);
+  await server.destroy();
+});
+
+test("who may import, and how much", async () => {
+  const server = await Server.start({ KALAMDB_MAX_IMPORT_BYTES: "100000" });
+  await server.say("alice", "c", "x");
+  const archive = (await download(server, "alice")).bytes;
+  assert.equal((await upload(server, "alice", archive, "user")).status, 403);
+  assert.equal((await server.request("POST", "/api/v1/import", { token: server.token("s", "service"), body: new Uint8Array(archive) })).status, 400);
+  assert.equal((await server.request("POST", "/api/v1/import?user=a", { token: server.token("s", "service") })).status, 400);
+  assert.equal((await server.request("POST", "/api/v1/import?user=a", { body: new Uint8Array(archive) })).status, 401);
+  assert.equal((await server.request("GET", "/api/v1/import?user=a", { token: server.token("s", "service") })).status, 405);
+  const large = await upload(server, "a", Buffer.alloc(100001)).catch((e) => ({ status: 413, body: e }));
+  assert.equal(large.status, 413);
+  assert.equal((await upload(server, "a", archive, "admin")).status, 200);
+  await server.destroy();
+});
+
+test("imports of one user at once: one goes through, the others are told", async () => {
+  const server = await Server.start();
+  await seedLife(server);
+  const archive = await download(server, "alice");
+  const answers = await Promise.all(Array.from({ length: 4 }, () => upload(server, "bob", archive.bytes)));
+  const statuses = answers.map((a) => a.status).sort();
+  assert.equal(statuses[0], 200);
+  assert.ok(statuses.every((s) => s === 200 || s === 409), String(statuses));
+  assert.equal((await server.sql("bob", "SELECT count(*) FROM messages")).rows[0][0], 150);
+  await server.destroy();
+});
+
+test("a group comes without its members: to read, not to write", async () => {
+  const server = await Server.start();
+  const made = await server.query("alice", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('team', 'carol')");
+  assert.equal(made.status, 200, JSON.stringify(made.body));
+  await server.say("carol", "team", "hello");
+  await server.say("alice", "team", "hi");
+  const archive = await download(server, "alice");
+  checkManifest(archive);
+  assert.deepEqual((await upload(server, "dave", archive.bytes)).body, { user: "dave", messages: 2, conversations: 1, files: 0 });
+  assert.deepEqual((await server.sql("dave", "SELECT conversation_type, total_messages FROM conversations")).rows, [["group", 2]]);
+  assert.deepEqual((await server.sql("dave", "SELECT * FROM conversation_users")).rows, []);
+  const send = await server.query("dave", "INSERT INTO messages (conversation_id, content) VALUES ('team', 'me too')");
+  assert.equal(send.status, 403, JSON.stringify(send.body));
+  assert.equal((await server.query("dave", "UPDATE messages SET content = 'x'")).status, 403);
+  assert.equal((await server.query("dave", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('team', 'erin')")).status, 403);
+  await server.say("alice", "team", "still us");
+  assert.equal((await server.sql("dave", "SELECT count(*) FROM messages")).rows[0][0], 2);
+  assert.equal((await server.sql("carol", "SELECT count(*) FROM messages")).rows[0][0], 3);
+  assert.deepEqual((await upload(server, "dave", archive.bytes)).body.messages, 2);
+  // It can be let go of like any other, and so can they.
+  await server.sql("dave", "DELETE FROM conversations WHERE conversation_id = 'team'");
+  assert.equal((await upload(server, "erin", archive.bytes)).status, 200);
+  assert.equal((await server.request("DELETE", "/api/v1/users/erin", { token: server.token("erin") })).status, 200);
+  await server.destroy();
+});
+
+test("SIGKILL in the middle of an import: again brings the rest", async () => {
+  const server = await Server.start();
+  const rows = 6000;
+  for (let i = 0; i < rows; i += 1000)
+    await server.sql("alice", `INSERT INTO messages (conversation_id, content, client_msg_id) VALUES ${Array.from({ length: 1000 }, (_, k) => `('c${k % 9}', 'row ${i + k}', 'k${i + k}')`).join(",")}`);
+  const archive = await download(server, "alice");
+  const want = (await server.sql("alice", "SELECT count(*), sum(msg_id), count(DISTINCT client_msg_id) FROM messages")).rows;
+  let cut = 0;
+  for (let round = 0; round < 4; round++) {
+    const importing = upload(server, "bob", archive.bytes).catch(() => undefined);
+    // Kill when some of it is there, but not all.
+    for (let i = 0; i < 2000; i++) {
+      const there = (await server.sql("bob", "SELECT count(*) FROM messages")).rows[0][0];
+      if (there >= (round + 1) * 1000) {
+        if (there < rows) cut++;
+        break;
+      }
+    }
+    await server.kill();
+    await importing;
+    await server.up();
+    assert.deepEqual(readdirSync(join(server.data, ".kalamdb/imports")), []);
+  }
+  assert.ok(cut > 0, "no import was cut short");
+  assert.equal((await upload(server, "bob", archive.bytes)).status, 200);
+  assert.deepEqual((await server.sql("bob", "SELECT count(*), sum(msg_id), count(DISTINCT client_msg_id) FROM messages")).rows, want);
+  assert.deepEqual((await server.sql("bob", "SELECT max(_seq), count(DISTINCT _seq) FROM messages")).rows, [[rows, rows]]);
+  assert.equal((await server.sql("bob", "SELECT sum(total_messages)::bigint FROM conversations")).rows[0][0], rows);
+  await server.destroy();
+});
