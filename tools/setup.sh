@@ -44,6 +44,22 @@ need_npm_packages() {
     touch node_modules/.package-lock.json
 }
 
+# The example chat: its own packages, then the page that Vite builds, each only when older than what it comes from.
+need_chat() {
+    (
+        cd examples/chat
+        if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
+            say "npm ci for examples/chat (by lock file, no install scripts)"
+            npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+            touch node_modules/.package-lock.json
+        fi
+        if [ ! -f dist/index.html ] || [ -n "$(find src index.html public vite.config.ts package-lock.json -newer dist/index.html)" ]; then
+            say "building examples/chat"
+            npm run --silent build
+        fi
+    )
+}
+
 # build DIR [meson options…]
 build() {
     dir=$1
