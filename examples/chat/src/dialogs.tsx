@@ -45,7 +45,7 @@ export function NewGroup({ chat, onClose }: { chat: Chat; onClose: () => void })
         <fieldset>
           <legend>Members</legend>
           {others.map((person) => (
-            <label class="person" key={person.id}>
+            <label class="someone" key={person.id}>
               <Avatar id={person.id} name={person.name} size={32} />
               <span>{person.name}</span>
               <input type="checkbox" checked={chosen.includes(person.id)} onChange={() => toggle(person.id)} />
@@ -98,7 +98,7 @@ export function Details({ chat, id, onClose }: { chat: Chat; id: string; onClose
         <fieldset>
           <legend>Members</legend>
           {members.map((member) => (
-            <div class="person" key={member.user_id}>
+            <div class="someone" key={member.user_id}>
               <Avatar id={member.user_id} name={chat.nameOf(member.user_id)} size={32} />
               <span>{chat.nameOf(member.user_id)}</span>
               {member.role !== "member" && <em>{member.role}</em>}
@@ -107,7 +107,7 @@ export function Details({ chat, id, onClose }: { chat: Chat; id: string; onClose
           {rules &&
             mine !== undefined &&
             absent.map((person) => (
-              <div class="person" key={person.id}>
+              <div class="someone" key={person.id}>
                 <Avatar id={person.id} name={person.name} size={32} />
                 <span>{person.name}</span>
                 <button onClick={() => void chat.addMember(id, person.id)}>Add</button>

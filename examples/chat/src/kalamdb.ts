@@ -553,6 +553,8 @@ export class ReplyWriter {
   take(frame: any): void {
     if (frame.type === "stream_ack" && frame.id === this.id) {
       this.msgId = frame.msgId;
+      // It was ended before the interruption; only the answer was lost.
+      if (frame.ended === true) return this.finish();
       for (const chunk of this.chunks) this.append(chunk);
       this.finishIfStored();
     } else if (frame.type === "append_ack" && frame.msgId === this.msgId) {
