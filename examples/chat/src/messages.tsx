@@ -194,7 +194,7 @@ const Row = memo(function Row({ chat, message, first, group }: RowProps) {
         </div>
         <div class="meta">
           <time dateTime={message.timestamp}>{clock(message.timestamp)}</time>
-          {message.metadata?.edited === true && <span>edited</span>}
+          {message.metadata?.edited === true && <span class="edited">edited</span>}
         </div>
       </div>
     </li>
