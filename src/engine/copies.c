@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 /* Users whose files one worker reads: it starts once for them all, and its inputs stay few. */
-enum { USERS_PER_RUN = 16 };
+enum { USERS_PER_RUN = 32 };
 
 /* One question, of either kind. */
 struct asked {

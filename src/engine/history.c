@@ -1,6 +1,7 @@
 #include "engine/history.h"
 #include "engine/modify_read.h"
 #include "store/backfill.h"
+#include "store/stream.h"
 #include <stdlib.h>
 #include <time.h>
 
@@ -231,6 +232,26 @@ static enum err read_source(struct history *h, const struct backfill *b, struct 
     return e;
 }
 
+static enum err read_open(struct history *h, struct page *p, struct errctx *ec)
+{
+    size_t n = store_stream_notes(h->db->store, p->chunk.source_no, NULL, 0);
+    if (n == 0)
+        return ERR_OK;
+    size_t room = n + 64, found; /* those that begin meanwhile are not of the page */
+    struct stream_note *notes = arena_array(&p->arena, room, sizeof *notes);
+    int64_t *open = arena_array(&p->arena, room, sizeof *open);
+    if (notes == NULL || open == NULL)
+        return err_internal(ec, ERR_NO_MEMORY, "history copy");
+    found = store_stream_notes(h->db->store, p->chunk.source_no, notes, room);
+    if (found > room)
+        return err_set(ec, ERR_RETRY, "many streams have begun");
+    for (size_t i = 0; i < found; i++)
+        open[i] = notes[i].msg_id;
+    p->chunk.nopen = found;
+    p->chunk.open = open;
+    return ERR_OK;
+}
+
 /* Which of the page's messages stand in the target's own files: from an earlier membership, or supplied. */
 static enum err read_target(struct history *h, const struct backfill *b, struct page *p, struct errctx *ec)
 {
@@ -314,6 +335,8 @@ static enum err copy_some(struct history *h, struct backfill *b, struct errctx *
     enum err e = store_backfill_source(h->db->store, b, &p.arena, &p.chunk.source_no, &p.conversation_id, ec);
     if (e == ERR_OK) {
         e = read_source(h, b, &p, ec);
+        if (e == ERR_OK)
+            e = read_open(h, &p, ec);
         if (e == ERR_OK)
             e = read_target(h, b, &p, ec);
     } else if (e == ERR_NOT_FOUND) {

@@ -47,6 +47,10 @@ struct backfill_chunk {
     uint64_t target_epoch;
     size_t nthere;
     const int64_t *there;
+    /* Messages that may be growing (store_stream_notes, looked up after the source was read): those that are
+     * become open rows of the target, too. */
+    size_t nopen;
+    const int64_t *open;
     bool over; /* out: the record is gone */
 };
 /* RETRY: source or target have changed: take the chunk again. */

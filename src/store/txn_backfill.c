@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "store/backfill.h"
 #include "store/committer.h"
+#include "store/stream.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -119,6 +120,34 @@ static int id_cmp(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* A message that still grows: the target's row is open as the source's is, with the same beginning, and the
+ * stream's end finds it. False in *ret: it does not grow (any more). */
+static enum err copy_open_row(struct txn *t, struct backfill_chunk *ch, struct conversation *c, int64_t id,
+    bool *ret, struct errctx *ec)
+{
+    struct row_meta meta;
+    struct value values[MSG_NCOLUMNS];
+    struct stream_record stream;
+    *ret = false;
+    enum err e = txn_stream_copy(t, ch->source_no, id, &meta, values, ec);
+    if (e != ERR_OK || (meta.flags & ROW_OPEN) == 0) {
+        errctx_clear(ec);
+        return e == ERR_NOT_FOUND ? ERR_OK : e;
+    }
+    e = txn_stream(t, id, &stream, ec);
+    if (e != ERR_OK)
+        return e == ERR_NOT_FOUND ? err_internal(ec, ERR_CORRUPT, "an open row has no stream") : e;
+    stream.copies++;
+    e = txn_stream_put(t, id, &stream, ec);
+    if (e != ERR_OK)
+        return e;
+    *ret = true;
+    txn_stream_opening(t, meta.home);
+    e = txn_message_insert(t, c, values, ec);
+    t->stream_opening = false;
+    return e;
+}
+
 /* Copies one row unless the target has it, or had it and deleted it. */
 static enum err copy_row(struct txn *t, struct backfill_chunk *ch, struct conversation *c,
     const struct value *row, struct errctx *ec)
@@ -135,8 +164,14 @@ static enum err copy_row(struct txn *t, struct backfill_chunk *ch, struct conver
             bsearch(&row[MSG_ID].i, ch->there, ch->nthere, sizeof *ch->there, id_cmp) != NULL)
             return ERR_OK;
     }
+    bool open = false;
+    for (size_t i = 0; e == ERR_OK && !open && i < ch->nopen; i++) {
+        if (ch->open[i] == row[MSG_ID].i)
+            e = copy_open_row(t, ch, c, ch->open[i], &open, ec);
+    }
     memcpy(values, row, sizeof values);
-    e = txn_message_insert(t, c, values, ec);
+    if (e == ERR_OK && !open)
+        e = txn_message_insert(t, c, values, ec);
     ch->b.copied += e == ERR_OK;
     return e;
 }

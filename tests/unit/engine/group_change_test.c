@@ -1,5 +1,6 @@
 /* Groups after the sending: edits, deletions, markers, roles, and history for who joins. */
 #include "engine_fixture.h"
+#include <pthread.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -81,7 +82,7 @@ static void expect_error(const char *got, const char *code)
 static const char *delete_for_everyone(const char *as, const char *owner, int64_t id)
 {
     char sql[160];
-    static char answer[300];
+    static _Thread_local char answer[300];
     snprintf(sql, sizeof sql, "DELETE FROM %s.messages WHERE msg_id = %lld", owner, (long long)id);
     bool service = strncmp(as, "service:", 8) == 0;
     const char *name = service ? as + 8 : as;
@@ -234,6 +235,85 @@ static void roles_titles_and_markers(void **state)
         "INSERT INTO conversations (conversation_id, conversation_type) VALUES ('g', 'group')", "OK");
 }
 
+enum { EDITED_ROWS = 40, EDITS = 40 };
+static int64_t edited[EDITED_ROWS];
+static _Atomic int failures;
+static _Atomic bool writers_done;
+
+static void *edit_them(void *arg)
+{
+    int me = (int)(intptr_t)arg;
+    for (int i = 0; i < EDITS; i++) {
+        char sql[200];
+        int64_t id = edited[(i * 7 + me * 13) % EDITED_ROWS];
+        if (me == 2 && i % 3 == 0)
+            snprintf(sql, sizeof sql, "INSERT INTO messages (conversation_id, content) VALUES ('g', 'new')");
+        else if (i % 8 == 5)
+            snprintf(sql, sizeof sql, "UPDATE messages SET content = '%d.%d' WHERE msg_id <= %lld", me, i,
+                (long long)id);
+        else
+            snprintf(sql, sizeof sql, "UPDATE messages SET content = '%d.%d' WHERE msg_id = %lld", me, i,
+                (long long)id);
+        const char *got = run(&e, me == 2 ? "alice" : members[me], sql);
+        if (got[0] != '{') {
+            fprintf(stderr, "%s: %s\n", sql, got);
+            failures++;
+        }
+    }
+    return NULL;
+}
+
+static void *delete_them(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < EDITED_ROWS; i += 3) {
+        const char *got = delete_for_everyone("bob", "bob", edited[i]);
+        if (strcmp(got, "1") != 0) {
+            fprintf(stderr, "delete for everyone: %s\n", got);
+            failures++;
+        }
+    }
+    return NULL;
+}
+
+static void *move_rows(void *arg)
+{
+    for (int i = 0; !writers_done; i++)
+        engine_consolidate(&e, members[i % 3]);
+    return arg;
+}
+
+/* Whatever moves between the tiers meanwhile: all copies end up the same. */
+static void edits_while_rows_move(void **state)
+{
+    (void)state;
+    for (int i = 0; i < EDITED_ROWS; i++)
+        edited[i] = say(members[i % 3], "x");
+    pthread_t threads[4], mover;
+    failures = 0;
+    writers_done = false;
+    assert_int_equal(pthread_create(&mover, NULL, move_rows, NULL), 0);
+    for (intptr_t i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, edit_them, (void *)i), 0);
+    assert_int_equal(pthread_create(&threads[3], NULL, delete_them, NULL), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    writers_done = true;
+    pthread_join(mover, NULL);
+    assert_int_equal(failures, 0);
+    for (size_t i = 0; i < 3; i++) {
+        char sql[400];
+        snprintf(sql, sizeof sql,
+            "SELECT count(*) FROM %s.messages e FULL JOIN alice.messages a ON e.msg_id = a.msg_id AND "
+            "e.content = "
+            "a.content WHERE e.msg_id IS NULL OR a.msg_id IS NULL",
+            members[i]);
+        assert_int_equal(number(&e, "service:s", sql), 0);
+        assert_int_equal(number(&e, members[i], "SELECT count(DISTINCT msg_id) - count(*) FROM messages"), 0);
+    }
+    assert_counters();
+}
+
 /* Waits until the copy for `who` says "complete". */
 static void await_history(const char *who)
 {
@@ -307,6 +387,7 @@ int main(void)
         T(edits_reach_every_copy),
         T(cold_copies_too),
         T(roles_titles_and_markers),
+        T(edits_while_rows_move),
         T(joins_see_a_shared_history),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
