@@ -152,6 +152,28 @@ bool kalamdb_token_void(struct kalamdb *db, struct kalamdb_str user_id, int64_t 
 /* Changes whenever the answer for some token may have. */
 uint64_t kalamdb_erasures(struct kalamdb *db);
 
+/* One generation of a backup: Parquet and content files, those of them that had to be copied, bytes of the
+ * hot tier's part, and how many older generations went. */
+struct kalamdb_backup {
+    uint32_t generation, removed;
+    uint64_t files, bytes, files_copied, bytes_copied, hot_bytes;
+};
+/* Backs up everything into `dir` (made when absent), incrementally, while the database is in use; with keep >
+ * 0, older generations than the newest `keep` are removed. `done` comes from a thread of the engine. Error
+ * messages are for operators and name paths. INVALID_REQUEST: not to be used for that; CONFLICT: another
+ * backup writes there. */
+typedef void kalamdb_backed_up(
+    void *arg, const struct kalamdb_backup *backup, const struct kalamdb_error *error);
+void kalamdb_backup(struct kalamdb *db, const char *dir, int keep, kalamdb_backed_up *done, void *arg);
+/* Makes the data directory `data`, empty or absent, out of a generation (0: the newest), checking every
+ * checksum. One that was cut short is recognised: kalamdb_open refuses it. */
+kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *data,
+    struct kalamdb_backup *ret, struct kalamdb_error *error);
+/* The generations in `dir`, oldest first. */
+kalamdb_code kalamdb_backups(const char *dir,
+    void (*fn)(void *arg, uint32_t generation, int64_t created_us, uint64_t files, uint64_t bytes), void *arg,
+    struct kalamdb_error *error);
+
 /* Calls `sample` for each metric: OpenMetrics name without unit suffix rules applied (already complete), kind
  * "gauge", "counter" or "histogram", help text, label text such as state="busy" or "", value. A histogram
  * comes as one call per bucket with label le="…" (cumulative, seconds), then with suffix names _sum and

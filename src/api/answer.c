@@ -67,6 +67,8 @@ void call_release(struct call *c)
     c->error = NULL;
     free(c->erased);
     c->erased = NULL;
+    free(c->backup);
+    c->backup = NULL;
 }
 
 void answer(struct call *c, int status, struct str content_type, struct str headers)

@@ -139,6 +139,10 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_message(c);
         break;
+    case ROUTE_BACKUP:
+        if (authenticate(c))
+            serve_backup(c);
+        break;
     case ROUTE_USER:
         if (authenticate(c))
             serve_user(c);

@@ -21,6 +21,7 @@
     X(ROUTE_EVENTS, ALLOW_GET, "/api/v1/events")                                                             \
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
+    X(ROUTE_BACKUP, ALLOW_POST, "/api/v1/admin/backup")                                                      \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
     X(ROUTE_MESSAGE, ALLOW_DELETE, "/api/v1/messages/{id}")                                                  \
     X(ROUTE_EXPORT, ALLOW_GET, "/api/v1/export")                                                             \
@@ -140,6 +141,7 @@ struct call {
     struct kalamdb_result *result;
     struct kalamdb_error *error;     /* heap */
     struct erased_user *erased;      /* heap */
+    struct kalamdb_backup *backup;   /* heap */
     bool failed, abandoned;          /* abandoned: the client left */
     void (*aborted)(struct call *c); /* told so, or that the time to shut down is up; may be NULL */
     void *owner;                     /* whoever set that */
@@ -186,6 +188,7 @@ bool call_durability(struct call *c, enum kalamdb_durability *ret);
 void serve_message(struct call *c);
 void serve_conversations(struct call *c);
 void serve_consolidate(struct call *c);
+void serve_backup(struct call *c);
 void serve_user(struct call *c);
 /* Closes connections of users that are erased, from now on or no more. */
 void server_follow_erasures(struct server *s, bool on);

@@ -6,15 +6,21 @@
 
 #include "auth/auth.h"
 #include "config/config.h"
+#include "kalamdb.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 int cli_serve(int argc, char **argv, char **envp);
 int cli_token(int argc, char **argv, char **envp);
 int cli_verify_receipt(int argc, char **argv);
+int cli_backup(int argc, char **argv, char **envp);
+int cli_restore(int argc, char **argv, char **envp);
 
 /* Prints "kalamdb: message", detail and hint; returns `status`. */
 int cli_fail(const struct errctx *ec, int status);
+int cli_fail_kalamdb(const struct kalamdb_error *error);
+/* What the configuration means to the engine; borrows its strings. */
+void cli_engine_options(const struct config *c, struct kalamdb_options *o);
 /* config_load with the warning about unknown variables; false after having printed why not. */
 bool cli_config(struct config *c, int argc, char **argv, char **envp, int *ret_argc);
 /* Takes `--name value` or `--name=value` at argv[0]; words used, 0 when it is another flag, -1 when the value

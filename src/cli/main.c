@@ -11,6 +11,11 @@ static const char usage[] =
     "  kalamdb serve  [settings]                  run the server\n"
     "  kalamdb token  --user ID [--role user|service|admin] [--ttl 24h] [settings]\n"
     "                                             print a token signed with the server's key\n"
+    "  kalamdb backup --to DIR [--keep N] [settings]\n"
+    "                                             back up everything, also while the server runs\n"
+    "  kalamdb backup --list DIR                  the backups in a directory\n"
+    "  kalamdb restore --from DIR --data NEWDIR [--backup N]\n"
+    "                                             make a data directory out of a backup\n"
     "  kalamdb verify-receipt FILE [--data DIR | --key KEY]\n"
     "                                             check the receipt of an erasure\n"
     "  kalamdb config [settings]                  print the effective configuration, secrets masked\n"
@@ -118,6 +123,10 @@ int main(int argc, char **argv, char **envp)
         return cli_serve(argc, argv, envp);
     if (str_eq(verb, STR("token")))
         return cli_token(argc, argv, envp);
+    if (str_eq(verb, STR("backup")))
+        return cli_backup(argc, argv, envp);
+    if (str_eq(verb, STR("restore")))
+        return cli_restore(argc, argv, envp);
     if (str_eq(verb, STR("verify-receipt")))
         return cli_verify_receipt(argc, argv);
     if (str_eq(verb, STR("config")))

@@ -1,10 +1,10 @@
 #include "api/api.h"
 #include "base/log.h"
-#include "cli/cli.h"
+#include "cli/client.h"
 #include "kalamdb.h"
 #include <stdlib.h>
 
-static void engine_options(const struct config *c, struct kalamdb_options *o)
+void cli_engine_options(const struct config *c, struct kalamdb_options *o)
 {
     kalamdb_options_default(o);
     o->data_dir = c->data;
@@ -45,7 +45,7 @@ static void set_log_level(const char *level)
     }
 }
 
-static int fail_kalamdb(const struct kalamdb_error *error)
+int cli_fail_kalamdb(const struct kalamdb_error *error)
 {
     struct errctx ec = {.code = (enum err)error->code};
     memcpy(ec.message, error->message, sizeof ec.message);
@@ -65,10 +65,10 @@ static int serve(const struct config *c)
     struct kalamdb_options options;
     struct kalamdb_error error = {0};
     struct kalamdb *db = NULL;
-    engine_options(c, &options);
+    cli_engine_options(c, &options);
     if (kalamdb_open(&options, &db, &error) != KALAMDB_OK) {
         auth_close(auth);
-        return fail_kalamdb(&error);
+        return cli_fail_kalamdb(&error);
     }
     struct server *server = NULL;
     int status = EXIT_SUCCESS;
@@ -77,8 +77,11 @@ static int serve(const struct config *c)
     } else {
         log_event(LOG_INFO, "started", "s:version", KALAMDB_VERSION, "s:listen", c->listen, "i:port",
             (long long)server_port(server), "s:data", c->data, NULL);
+        if (client_publish(c, server_port(server), &ec) != ERR_OK)
+            log_event(LOG_WARN, "address_not_written", "s:reason", ec.message, NULL);
         if (server_run(server, &ec) != ERR_OK)
             status = cli_fail(&ec, EXIT_FAILED);
+        client_unpublish(c);
         server_close(server);
     }
     kalamdb_close(db);

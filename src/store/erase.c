@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { RECORD_FORMAT = 1, CHUNK_KEYS = 500, SCAN_KEYS = 256 };
+enum { RECORD_FORMAT = 1, CHUNK_KEYS = 500, CHUNK_REFS = 100, SCAN_KEYS = 256 };
 #define CHUNK_BYTES ((size_t)1 << 20)
 
 void store_erase_set_hook(struct store *s, const struct erase_hook *hook)
@@ -335,15 +335,45 @@ static enum err apply_chunk(struct commit_op *op, struct txn *txn, struct errctx
     return ERR_OK;
 }
 
-static enum err erase_keys(struct store *s, struct erasure *e, struct errctx *ec)
+/* Refs of rows that go. A file that nobody else refers to goes with its last one. */
+static enum err apply_refs(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
-    struct key from, end;
+    struct chunk_op *o = (struct chunk_op *)op;
+    struct erasure e = {.user_id = o->e->user_id};
+    struct reader r = reader_of(o->pairs);
+    enum err err = record_get(txn, &e, ec);
+    for (int i = 0; err == ERR_OK && i < o->n; i++) {
+        struct str key = read_lstr(&r), value = read_lstr(&r), ref;
+        struct blob b = {0};
+        uint32_t rows;
+        if (ref_entry_get(value, &rows, &ref) != ERR_OK)
+            return err_internal(ec, ERR_CORRUPT, "a count of references is damaged");
+        err = txn_blob(txn, ref, &b, ec);
+        if (err == ERR_OK && b.refs <= rows) {
+            e.files++;
+            e.bytes += b.bytes;
+        }
+        if (err == ERR_OK || err == ERR_NOT_FOUND)
+            err = txn_ref_repair(txn, o->e->user_no, ref, -(int64_t)rows, -(int64_t)rows, ec);
+        e.bytes += key.len + value.len;
+    }
+    if (err != ERR_OK)
+        return err;
+    record_put(txn, &e);
+    e.begun = o->e->begun;
+    *o->e = e;
+    return ERR_OK;
+}
+
+/* In chunks: `apply` deletes what it is given. */
+static enum err erase_range(struct store *s, struct erasure *e, struct key from, struct key end, int max,
+    enum err (*apply)(struct commit_op *op, struct txn *txn, struct errctx *ec), struct errctx *ec)
+{
     struct buf found = BUF_INIT(0);
     enum err err = ERR_OK;
-    partition(e->user_no, &from, &end);
     for (int n = 1; err == ERR_OK && n > 0;) {
-        err = read_pairs(s, &from, &end, CHUNK_KEYS, &found, &n, ec);
-        struct chunk_op o = {.op = {.apply = apply_chunk, .durability = DURABILITY_SYNC},
+        err = read_pairs(s, &from, &end, max, &found, &n, ec);
+        struct chunk_op o = {.op = {.apply = apply, .durability = DURABILITY_SYNC},
             .e = e,
             .pairs = buf_view(&found),
             .n = n};
@@ -422,7 +452,11 @@ static enum err apply_last(struct commit_op *op, struct txn *txn, struct errctx 
 static enum err erase_partition(struct store *s, struct erasure *e, struct errctx *ec)
 {
     struct last_op last = {.op = {.apply = apply_last, .durability = DURABILITY_SYNC}, .e = e};
-    enum err err = erase_keys(s, e, ec);
+    struct key from = key_prefix(e->user_no, SPACE_REFS), end = key_after(&from);
+    enum err err = erase_range(s, e, from, end, CHUNK_REFS, apply_refs, ec);
+    partition(e->user_no, &from, &end);
+    if (err == ERR_OK)
+        err = erase_range(s, e, from, end, CHUNK_KEYS, apply_chunk, ec);
     if (err == ERR_OK)
         err = erase_files(s, e, ec);
     if (err == ERR_OK)
@@ -493,6 +527,8 @@ enum err store_erase_finish(
         return err;
     pthread_mutex_lock(&s->consolidator->work);
     err = orphans_purge(s, e->user_id, ec);
+    if (err == ERR_OK)
+        err = orphans_purge_shared(s, ec);
     if (err == ERR_OK)
         remove_folder(s, e->user_id);
     if (err == ERR_OK)

@@ -27,6 +27,7 @@
 #define STORE_FORMAT_VERSION 2 /* 2: groups; what 1 has stands unchanged in it */
 #define USER_ID_BYTES_MAX 255
 #define FEED_BYTES_MAX 32
+#define FEED_TAG_BYTES 16 /* CATALOG_FEED_TAG, set by a restore */
 /* The private folder below the data directory; the cold half keeps its orphans there too. */
 #define PRIVATE_DIR ".kalamdb"
 
@@ -140,6 +141,9 @@ struct store {
         size_t count, cap;
     } notes; /* streams that may be open: stream.h */
     _Atomic uint64_t streams_lost;
+    char feed_tag[FEED_TAG_BYTES]; /* mixed into feeds' names; read at open */
+    bool has_feed_tag;
+
     struct erased erased;
     struct erase_hook erase_hook; /* zero: none */
 

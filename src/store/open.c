@@ -4,6 +4,7 @@
  * Options: one column family, prefixes of 12 bytes with a filter over prefixes only; no WAL recycling and no
  * second copy of deleted bytes anywhere, so that a purge is complete; two background jobs; no statistics
  * dumps. */
+#include "store/backup.h"
 #include "store/committer.h"
 #include "store/erase_int.h"
 #include "store/orphans.h"
@@ -173,6 +174,22 @@ static enum err check_format(struct store *s, struct errctx *ec)
     return version < STORE_FORMAT_VERSION ? write_format(s, &k, ec) : ERR_OK;
 }
 
+static enum err read_feed_tag(struct store *s, struct errctx *ec)
+{
+    struct key k = key_prefix(CATALOG_USER_NO, CATALOG_FEED_TAG);
+    char *message = NULL;
+    size_t len = 0;
+    char *value = rocksdb_get(s->db, s->read_latest, k.bytes, k.len, &len, &message);
+    enum err e = store_rocks_err(ec, message, "read the feeds' tag");
+    s->has_feed_tag = value != NULL && len == sizeof s->feed_tag;
+    if (s->has_feed_tag)
+        memcpy(s->feed_tag, value, sizeof s->feed_tag);
+    else if (value != NULL)
+        e = err_set(ec, ERR_CORRUPT, "the feeds' tag is damaged");
+    rocksdb_free(value);
+    return e;
+}
+
 /* ---- the lock file ------------------------------------------------------------------------------------ */
 
 static enum err take_lock(struct store *s, struct errctx *ec)
@@ -252,6 +269,21 @@ static void dismantle(struct store *s)
     free(s);
 }
 
+/* A restore that was cut short left a part of the data. */
+static enum err check_whole(const struct store *s, struct errctx *ec)
+{
+    char *mark;
+    if (asprintf(&mark, "%s/" PRIVATE_DIR "/" RESTORING_MARK, s->cfg.data_dir) < 0)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    bool half = access(mark, F_OK) == 0;
+    free(mark);
+    if (!half)
+        return ERR_OK;
+    err_set(ec, ERR_INVALID_REQUEST, "a restore into %s did not finish", s->cfg.data_dir);
+    err_hint(ec, "Remove the directory and run kalamdb restore again.");
+    return ERR_INVALID_REQUEST;
+}
+
 static enum err prepare(struct store *s, const struct store_config *cfg, struct errctx *ec)
 {
     s->cfg.data_dir = strdup(cfg->data_dir);
@@ -267,7 +299,8 @@ static enum err prepare(struct store *s, const struct store_config *cfg, struct 
         memcpy(why, ec->internal, sizeof why);
         return err_set(ec, e, "cannot create the data directory: %s", why);
     }
-    return take_lock(s, ec);
+    e = take_lock(s, ec);
+    return e == ERR_OK ? check_whole(s, ec) : e;
 }
 
 enum err store_open(const struct store_config *cfg, struct store **ret, struct errctx *ec)
@@ -288,6 +321,8 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
     }
     if (e == ERR_OK)
         e = check_format(s, ec);
+    if (e == ERR_OK)
+        e = read_feed_tag(s, ec);
     if (e == ERR_OK) {
         store_check_reserve(s);
         e = committer_start(s, ec);

@@ -95,6 +95,20 @@ static enum err read_manifest(struct snapshot *snap, struct errctx *ec)
     return ERR_OK;
 }
 
+/* After a restore every feed has another name. */
+static void tag_feed(struct head *h, const struct store *s)
+{
+    struct {
+        char tag[FEED_TAG_BYTES], feed[FEED_BYTES_MAX];
+    } mix = {{0}, {0}};
+    uint8_t digest[32];
+    memcpy(mix.tag, s->feed_tag, sizeof mix.tag);
+    memcpy(mix.feed, h->feed, h->feed_len);
+    sha256(str_n((const char *)&mix, sizeof mix), digest);
+    for (size_t i = 0; i < h->feed_len; i++)
+        h->feed[i] = "0123456789abcdef"[digest[i] & 15];
+}
+
 static enum err read_head(struct snapshot *snap, struct errctx *ec)
 {
     struct key k = key_prefix(snap->user_no, SPACE_HEAD);
@@ -105,6 +119,8 @@ static enum err read_head(struct snapshot *snap, struct errctx *ec)
     if (head_decode(value, &snap->head) != ERR_OK)
         return err_internal(
             ec, ERR_CORRUPT, "head of user %llu is damaged", (unsigned long long)snap->user_no);
+    if (snap->store->has_feed_tag)
+        tag_feed(&snap->head, snap->store);
     snap->exists = true;
     return read_manifest(snap, ec);
 }

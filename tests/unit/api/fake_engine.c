@@ -678,3 +678,17 @@ void kalamdb_import_abort(struct kalamdb_import *im)
 {
     (void)im;
 }
+
+/* Directory "/full": a disk without space. */
+void kalamdb_backup(struct kalamdb *db, const char *dir, int keep, kalamdb_backed_up *done, void *arg)
+{
+    (void)db;
+    struct kalamdb_error error = {.code = KALAMDB_OK};
+    struct kalamdb_backup backup = {.generation = 7, .removed = (uint32_t)keep, .files = 3, .bytes = 30};
+    bool full = strcmp(dir, "/full") == 0;
+    if (full) {
+        error.code = ERR_INTERNAL;
+        snprintf(error.message, sizeof error.message, "cannot write /full/x: No space left on device");
+    }
+    done(arg, full ? NULL : &backup, &error);
+}

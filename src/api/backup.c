@@ -1,0 +1,101 @@
+/* POST /api/v1/admin/backup {"to": DIR, "keep": N}: role admin. The directory is one of the server's host. */
+#include "api/json_in.h"
+#include "api/server.h"
+#include "base/json.h"
+#include <stdlib.h>
+#include <uv.h>
+
+#define KEEP_MAX 100000
+
+static void put_count(struct buf *b, const char *name, uint64_t n)
+{
+    buf_printf(b, ",\"%s\":%llu", name, (unsigned long long)n);
+}
+
+static void backed_up(struct net_task *task)
+{
+    struct call *c = (struct call *)task;
+    struct kalamdb_error *e = c->error;
+    const struct kalamdb_backup *k = c->backup;
+    struct buf *b = &c->req->body;
+    c->error = NULL;
+    if (k != NULL) {
+        buf_printf(b, "{\"backup\":%u", k->generation);
+        put_count(b, "files", k->files);
+        put_count(b, "bytes", k->bytes);
+        put_count(b, "filesCopied", k->files_copied);
+        put_count(b, "bytesCopied", k->bytes_copied);
+        put_count(b, "hotBytes", k->hot_bytes);
+        put_count(b, "removed", k->removed);
+        buf_printf(
+            b, ",\"executionTimeMs\":%.2f}", ((double)uv_hrtime() / 1e3 - (double)c->req->started_us) / 1e3);
+        answer_json(c, 200);
+    } else if (e != NULL) {
+        answer_engine_error(c, e);
+    } else {
+        answer_error(c, ERR_INTERNAL, "internal error");
+    }
+    free(e);
+}
+
+/* On a thread of the engine. */
+static void backup_done(void *arg, const struct kalamdb_backup *backup, const struct kalamdb_error *error)
+{
+    struct call *c = arg;
+    if (backup != NULL && (c->backup = malloc(sizeof *backup)) != NULL)
+        *c->backup = *backup;
+    call_done(c, NULL, error);
+}
+
+/* NULL, or what is wrong with the body. */
+static const char *read_body(struct call *c, struct str *ret_to, int *ret_keep)
+{
+    struct str text = buf_view(&c->req->in.body), key;
+    struct json_item item;
+    if (!utf8_valid(text))
+        return "the body is not UTF-8";
+    struct json_in in = json_in(text, &c->req->arena);
+    if (!json_in_object(&in))
+        return "the body must be a JSON object";
+    while (json_in_member(&in, &key)) {
+        if (!json_in_value(&in, &item))
+            return in.why;
+        if (str_eq(key, STR("to"))) {
+            if (item.kind != JSON_IS_STRING || item.s.len == 0 || item.s.ptr[0] != '/')
+                return "to must be the absolute path of a directory";
+            *ret_to = item.s;
+        } else if (str_eq(key, STR("keep")) && item.kind != JSON_IS_NULL) {
+            if (item.kind != JSON_IS_INT || item.i < 1 || item.i > KEEP_MAX)
+                return "keep must be a number from 1";
+            *ret_keep = (int)item.i;
+        }
+    }
+    if (!json_in_end(&in))
+        return in.why;
+    return ret_to->ptr != NULL ? NULL : "to is missing: the directory for backups";
+}
+
+void serve_backup(struct call *c)
+{
+    struct str to = STR_NULL;
+    int keep = 0;
+    if (c->who->role != ROLE_ADMIN) {
+        answer_error(c, ERR_FORBIDDEN, "this endpoint asks for role admin");
+        return;
+    }
+    const char *why = read_body(c, &to, &keep);
+    if (why != NULL) {
+        answer_error(c, ERR_INVALID_REQUEST, "%s", why);
+        return;
+    }
+    to = arena_str(&c->req->arena, to);
+    if (to.ptr == NULL) {
+        answer_error(c, ERR_INTERNAL, "internal error");
+        return;
+    }
+    c->task.run = backed_up;
+    call_submit_begin(c);
+    kalamdb_backup(c->worker->server->db, to.ptr, keep, backup_done, c);
+    if (call_submit_end(c))
+        backed_up(&c->task);
+}
