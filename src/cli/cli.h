@@ -15,6 +15,8 @@ int cli_token(int argc, char **argv, char **envp);
 int cli_verify_receipt(int argc, char **argv);
 int cli_backup(int argc, char **argv, char **envp);
 int cli_restore(int argc, char **argv, char **envp);
+int cli_export(int argc, char **argv, char **envp);
+int cli_import(int argc, char **argv, char **envp);
 
 /* Prints "kalamdb: message", detail and hint; returns `status`. */
 int cli_fail(const struct errctx *ec, int status);

@@ -46,7 +46,7 @@ void client_unpublish(const struct config *c)
 }
 
 /* "host:port" of the file, cut in two; an IPv6 host without its brackets. */
-static enum err read_address(const struct config *c, char *host, size_t cap, char port[8], struct errctx *ec)
+enum err client_address(const struct config *c, char host[256], char port[8], struct errctx *ec)
 {
     struct buf text = BUF_INIT(512);
     char *path = address_path(c);
@@ -59,10 +59,10 @@ static enum err read_address(const struct config *c, char *host, size_t cap, cha
     struct str h = str_n(s.ptr, colon > 0 ? colon - 1 : 0), p = str_n(s.ptr + colon, s.len - colon);
     if (h.len > 2 && h.ptr[0] == '[')
         h = str_n(h.ptr + 1, h.len - 2);
-    if (e == ERR_OK && (h.len == 0 || h.len >= cap || p.len == 0 || p.len >= 8))
+    if (e == ERR_OK && (h.len == 0 || h.len > 255 || p.len == 0 || p.len >= 8))
         e = ERR_NOT_FOUND;
     if (e == ERR_OK) {
-        snprintf(host, cap, "%.*s", STR_FMT(h));
+        snprintf(host, 256, "%.*s", STR_FMT(h));
         snprintf(port, 8, "%.*s", STR_FMT(p));
     } else {
         err_set(ec, ERR_NOT_FOUND, "no server has left its address in %s", c->data);
@@ -71,7 +71,7 @@ static enum err read_address(const struct config *c, char *host, size_t cap, cha
     return ec->code == ERR_NOT_FOUND ? ERR_NOT_FOUND : e;
 }
 
-static enum err dial(const char *host, const char *port, int *ret, struct errctx *ec)
+enum err client_dial(const char *host, const char *port, int *ret, struct errctx *ec)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found = NULL;
     int rc = getaddrinfo(host, port, &hints, &found), fd = -1;
@@ -140,14 +140,14 @@ enum err client_request(const struct config *c, const char *method, const char *
     int fd = -1;
     struct auth *auth = NULL;
     struct buf token = BUF_INIT(16384), head = BUF_INIT(0);
-    enum err e = read_address(c, host, sizeof host, port, ec);
+    enum err e = client_address(c, host, port, ec);
     if (e == ERR_OK)
         e = cli_open_auth(c, &auth, ec);
     if (e == ERR_OK)
         e = auth_mint(
             auth, CALLER, ROLE_ADMIN, os_realtime_us(os_posix()) / 1000000, TOKEN_TTL_S, &token, ec);
     if (e == ERR_OK)
-        e = dial(host, port, &fd, ec);
+        e = client_dial(host, port, &fd, ec);
     if (e == ERR_OK) {
         buf_printf(&head,
             "%s %s HTTP/1.1\r\nHost: %s:%s\r\nConnection: close\r\nContent-Type: application/json\r\n"

@@ -16,6 +16,10 @@ static const char usage[] =
     "  kalamdb backup --list DIR                  the backups in a directory\n"
     "  kalamdb restore --from DIR --data NEWDIR [--backup N]\n"
     "                                             make a data directory out of a backup\n"
+    "  kalamdb export --user ID [-o FILE] [--url http://HOST:PORT --token TOKEN] [settings]\n"
+    "                                             one user's data as a tar, also while the server runs\n"
+    "  kalamdb import --user ID FILE [--url http://HOST:PORT --token TOKEN] [settings]\n"
+    "                                             bring such a tar back, under the same id or another\n"
     "  kalamdb verify-receipt FILE [--data DIR | --key KEY]\n"
     "                                             check the receipt of an erasure\n"
     "  kalamdb config [settings]                  print the effective configuration, secrets masked\n"
@@ -127,6 +131,10 @@ int main(int argc, char **argv, char **envp)
         return cli_backup(argc, argv, envp);
     if (str_eq(verb, STR("restore")))
         return cli_restore(argc, argv, envp);
+    if (str_eq(verb, STR("export")))
+        return cli_export(argc, argv, envp);
+    if (str_eq(verb, STR("import")))
+        return cli_import(argc, argv, envp);
     if (str_eq(verb, STR("verify-receipt")))
         return cli_verify_receipt(argc, argv);
     if (str_eq(verb, STR("config")))

@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, test } from "node:test";
-import { Server, repo } from "./harness.js";
+import { Server, binary, repo } from "./harness.js";
 
 const scratch = mkdtempSync(join(tmpdir(), "kalamdb-export-"));
 after(() => rmSync(scratch, { recursive: true, force: true }));
@@ -469,5 +469,75 @@ test("SIGKILL in the middle of an import: again brings the rest", async () => {
   assert.deepEqual((await server.sql("bob", "SELECT count(*), sum(msg_id), count(DISTINCT client_msg_id) FROM messages")).rows, want);
   assert.deepEqual((await server.sql("bob", "SELECT max(_seq), count(DISTINCT _seq) FROM messages")).rows, [[rows, rows]]);
   assert.equal((await server.sql("bob", "SELECT sum(total_messages)::bigint FROM conversations")).rows[0][0], rows);
+  await server.destroy();
+});
+
+// ---- kalamdb export and import
+
+function cli(server: Server, args: string[], input?: Buffer): Promise<{ code: number | null; out: Buffer; err: string }> {
+  const child = spawn(binary, [args[0], "--data", server.data, ...args.slice(1)], { env: { ...process.env, ...server.env } });
+  const out: Buffer[] = [];
+  let err = "";
+  child.stdout.on("data", (d) => out.push(d));
+  child.stderr.on("data", (d) => (err += d));
+  child.stdin.on("error", () => {});
+  child.stdin.end(input);
+  return new Promise((done) => child.once("close", (code) => done({ code, out: Buffer.concat(out), err })));
+}
+
+test("kalamdb export and import, with the server, by its address, and without it", async () => {
+  const server = await Server.start();
+  await seedLife(server);
+  const before = await life(server, "alice");
+  const file = join(scratch, "alice.tar");
+  const check = (archive: Archive) => {
+    checkManifest(archive);
+    assert.equal(archive.manifest.messages, 150);
+  };
+  const good = async (args: string[], input?: Buffer) => {
+    const r = await cli(server, args, input);
+    assert.equal(r.code, 0, r.err);
+    return r.out;
+  };
+  await good(["export", "--user", "alice", "-o", file]);
+  check(untar(readFileSync(file)));
+  assert.deepEqual(readdirSync(scratch).filter((name) => name.endsWith(".part")), []);
+  check(untar(await good(["export", "--user", "alice", "--url", server.url, "--token", server.token("alice")])));
+  assert.match((await good(["import", "--user", "bob", file])).toString(), /^bob: 150 messages, 5 conversations, \d+ files\n$/);
+  assert.deepEqual(await life(server, "bob"), before);
+  await good(["import", "--user", "carol ü", "-", "--url", `${server.url}/`, "--token", server.token("s", "service")], readFileSync(file));
+  assert.deepEqual(await life(server, "carol ü"), before);
+  // Refusals have the server's words.
+  const denied = await cli(server, ["export", "--user", "bob", "--url", server.url, "--token", server.token("alice")]);
+  assert.deepEqual([denied.code, denied.out.length], [1, 0]);
+  assert.match(denied.err, /another user's data/);
+  const broken = readFileSync(file).subarray(0, 5000);
+  assert.match((await cli(server, ["import", "--user", "dave", "-"], broken)).err, /archive/);
+  assert.equal((await cli(server, ["export", "--user", "nobody", "-o", join(scratch, "none.tar")])).code, 1);
+  assert.ok(!readdirSync(scratch).includes("none.tar"));
+  assert.equal((await cli(server, ["export"])).code, 2);
+  assert.equal((await cli(server, ["import", "--user", "x"])).code, 2);
+  assert.match((await cli(server, ["export", "--user", "x", "--url", "https://h", "--token", "t"])).err, /curl/);
+  await server.stop();
+  // Without the server: the directory itself.
+  check(untar(await good(["export", "--user", "alice"])));
+  await good(["import", "--user", "erin", file]);
+  assert.match((await cli(server, ["import", "--user", "dave", "-"], broken)).err, /archive/);
+  await server.up();
+  assert.deepEqual(await life(server, "erin"), before);
+  assert.equal((await server.sql("dave", "SELECT count(*) FROM messages")).rows[0][0], 0);
+  await server.destroy();
+});
+
+test("a server that dies during kalamdb export leaves no file behind", async () => {
+  const server = await Server.start();
+  for (let i = 0; i < 30; i++) await server.sql("alice", "INSERT INTO messages (conversation_id, content) VALUES ('c', $1)", [randomBytes(600_000).toString("base64")]);
+  const child = spawn(binary, ["export", "--data", server.data, "--user", "alice"], { stdio: ["ignore", "pipe", "pipe"] });
+  const ended = new Promise((done) => child.once("close", done));
+  await new Promise((done) => child.stdout.once("data", done));
+  child.stdout.pause();
+  await server.kill();
+  child.stdout.resume();
+  assert.equal(await ended, 1);
   await server.destroy();
 });
