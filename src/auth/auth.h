@@ -37,4 +37,13 @@ enum err auth_verify(
 enum err auth_mint(const struct auth *a, struct str user_id, enum role role, int64_t now_s, int64_t ttl_s,
     struct buf *b, struct errctx *ec) CHECKED;
 
+/* A ticket lets whoever has it read one file as `who` until who->expires_s: text for a URL, for what cannot
+ * send a header. It names its user, the HMAC binds it to the file. Its key is derived from the secret, so
+ * that no ticket is a token, nor a token a ticket. Appends to b. */
+enum err auth_ticket_mint(const struct auth *a, const struct identity *who, struct str ref, struct buf *b,
+    struct errctx *ec) CHECKED;
+/* UNAUTHENTICATED, message "ticket expired" or "invalid ticket". */
+enum err auth_ticket_verify(const struct auth *a, struct str ticket, struct str ref, int64_t now_s,
+    struct identity *ret, struct errctx *ec) CHECKED;
+
 #endif

@@ -6,7 +6,7 @@
 
 #define TOKEN_BYTES_MAX 8192
 
-static bool hmac_sha256(struct str key, struct str text, unsigned char ret[32])
+bool hmac_sha256(struct str key, struct str text, unsigned char ret[32])
 {
     unsigned int n = 32;
     return key.len <= INT32_MAX &&

@@ -12,6 +12,7 @@ struct jwt_rules {
 
 enum jwt_result { JWT_OK, JWT_INVALID, JWT_EXPIRED };
 
+bool hmac_sha256(struct str key, struct str text, unsigned char ret[32]);
 /* The signature is checked before a claim is looked at. */
 enum jwt_result jwt_verify(struct str token, const struct jwt_rules *rules, struct identity *ret);
 /* Appends the signed token of a payload (JSON). False when memory ran out. */

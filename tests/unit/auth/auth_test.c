@@ -225,6 +225,60 @@ static void user_ids(void **state)
     assert_false(user_id_valid(STR("a\0b")));
 }
 
+static void tickets(void **state)
+{
+    (void)state;
+    struct auth_config cfg = {.secret = SECRET, .secret_len = sizeof SECRET - 1, .os = os_posix()};
+    struct auth *a = NULL, *other = NULL;
+    struct errctx ec;
+    struct buf t = BUF_INIT(0), token = BUF_INIT(0);
+    struct identity who = {.role = ROLE_SERVICE,
+                        .expires_s = NOW + 300,
+                        .issued_s = INT64_MIN,
+                        .user_id_len = 5,
+                        .user_id = "alice"},
+                    id = {0};
+    assert_int_equal(auth_open(&cfg, &a, &ec), ERR_OK);
+    cfg.secret = "another secret of at least 32 bytes";
+    cfg.secret_len = 35;
+    assert_int_equal(auth_open(&cfg, &other, &ec), ERR_OK);
+    assert_int_equal(auth_ticket_mint(a, &who, STR("alice/msg-1.bin"), &t, &ec), ERR_OK);
+    assert_int_equal(
+        auth_ticket_verify(a, buf_view(&t), STR("alice/msg-1.bin"), NOW + 299, &id, &ec), ERR_OK);
+    assert_int_equal(id.role, ROLE_SERVICE);
+    assert_int_equal(id.expires_s, NOW + 300);
+    assert_int_equal(id.issued_s, INT64_MIN);
+    assert_true(str_eq(str_n(id.user_id, id.user_id_len), STR("alice")));
+    assert_int_equal(auth_ticket_verify(a, buf_view(&t), STR("alice/msg-1.bin"), NOW + 300, &id, &ec),
+        ERR_UNAUTHENTICATED);
+    assert_string_equal(ec.message, "ticket expired");
+    assert_int_equal(
+        auth_ticket_verify(a, buf_view(&t), STR("alice/msg-2.bin"), NOW, &id, &ec), ERR_UNAUTHENTICATED);
+    assert_string_equal(ec.message, "invalid ticket");
+    assert_int_equal(
+        auth_ticket_verify(other, buf_view(&t), STR("alice/msg-1.bin"), NOW, &id, &ec), ERR_UNAUTHENTICATED);
+    for (size_t i = 0; i <= t.len; i++) { /* cut, and changed anywhere */
+        assert_int_equal(auth_ticket_verify(a, str_n(t.ptr, i), STR("alice/msg-1.bin"), NOW, &id, &ec),
+            i == t.len ? ERR_OK : ERR_UNAUTHENTICATED);
+        if (i == t.len)
+            break;
+        char was = t.ptr[i];
+        t.ptr[i] = was == 'A' ? 'B' : 'A';
+        assert_int_equal(
+            auth_ticket_verify(a, buf_view(&t), STR("alice/msg-1.bin"), NOW, &id, &ec), ERR_UNAUTHENTICATED);
+        t.ptr[i] = was;
+    }
+    /* neither is the other */
+    assert_int_equal(auth_verify(a, buf_view(&t), NOW, &id, &ec), ERR_UNAUTHENTICATED);
+    assert_int_equal(auth_mint(a, STR("alice"), ROLE_USER, NOW, 60, &token, &ec), ERR_OK);
+    assert_int_equal(
+        auth_ticket_verify(a, buf_view(&token), STR("alice/msg-1.bin"), NOW, &id, &ec), ERR_UNAUTHENTICATED);
+    buf_release(&t);
+    buf_release(&token);
+    auth_close(a);
+    auth_close(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +289,7 @@ int main(void)
         cmocka_unit_test(a_changed_character_anywhere_is_refused),
         cmocka_unit_test(a_secret_is_made_once_and_kept_private),
         cmocka_unit_test(user_ids),
+        cmocka_unit_test(tickets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
