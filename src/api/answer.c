@@ -9,8 +9,8 @@
 
 #define JSON_TYPE STR("application/json")
 
-static const int statuses[STATUS_COUNT] = {200, 101, 201, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414,
-    417, 426, 429, 431, 500, 501, 503, 505, 499, 0};
+static const int statuses[STATUS_COUNT] = {200, 101, 201, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409,
+    412, 413, 414, 416, 417, 426, 429, 431, 500, 501, 503, 505, 499, 0};
 
 int status_of_index(int i)
 {
@@ -50,7 +50,8 @@ void cors_headers(const struct call *c, struct buf *h)
         return;
     buf_str(h, STR("Access-Control-Allow-Origin: "));
     buf_str(h, s->any_origin ? STR("*") : origin);
-    buf_str(h, STR("\r\nAccess-Control-Expose-Headers: Retry-After\r\n"));
+    buf_str(h,
+        STR("\r\nAccess-Control-Expose-Headers: Retry-After, ETag, Content-Range, Content-Disposition\r\n"));
 }
 
 void call_release(struct call *c)
@@ -71,21 +72,32 @@ void call_release(struct call *c)
     c->backup = NULL;
 }
 
+/* Head lines of an answer that ends the call. */
+static void close_call(struct call *c, int status, struct str headers, struct buf *h)
+{
+    count_answer(c, c->abandoned ? 499 : status);
+    call_release(c);
+    cors_headers(c, h);
+    buf_str(h, headers);
+}
+
 void answer(struct call *c, int status, struct str content_type, struct str headers)
 {
     struct net_request *req = c->req;
-    count_answer(c, c->abandoned ? 499 : status);
-    call_release(c);
-    if (!c->worker->server->origins_set) {
-        net_respond(req, status, content_type, headers);
-        return;
-    }
     struct buf h = BUF_INIT(8192);
-    cors_headers(c, &h);
-    buf_str(&h, headers);
+    close_call(c, status, headers, &h);
     if (h.failed)
         req->body.failed = true; /* without memory for the head there is no whole answer */
     net_respond(req, status, content_type, buf_view(&h));
+    buf_release(&h);
+}
+
+void answer_file(struct call *c, int status, struct str content_type, struct str headers, int fd,
+    uint64_t offset, uint64_t length)
+{
+    struct buf h = BUF_INIT(8192);
+    close_call(c, status, headers, &h);
+    net_respond_file(c->req, status, content_type, buf_view(&h), fd, offset, length);
     buf_release(&h);
 }
 
@@ -119,6 +131,20 @@ void answer_status(struct call *c, int status, struct str code, struct str messa
     error_open(&c->req->body, code, message);
     buf_u8(&c->req->body, '}');
     answer(c, status, JSON_TYPE, headers);
+}
+
+void answer_http_failure(struct call *c, int status, const char *why)
+{
+    struct str code = STR("INVALID_REQUEST"), headers = STR("");
+    if (status == HTTP_TIMED_OUT)
+        code = STR("TIMEOUT");
+    else if (status == HTTP_BODY_TOO_LARGE || status == HTTP_HEAD_TOO_LARGE || status == HTTP_URI_TOO_LONG)
+        code = STR("TOO_LARGE");
+    else if (status == HTTP_OVERLOADED) {
+        code = STR("UNAVAILABLE");
+        headers = STR("Retry-After: 1\r\n");
+    }
+    answer_status(c, status, code, str_c(why), headers);
 }
 
 /* Ours went wrong: the client gets a number to quote, the log gets what happened. */

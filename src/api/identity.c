@@ -143,6 +143,21 @@ static void cache_put(struct token_cache *c, const uint8_t key[32], struct princ
     lru_push(c, i);
 }
 
+static struct principal *principal_new(const struct identity *id)
+{
+    struct principal *who = malloc(sizeof *who + id->user_id_len + 1);
+    if (who == NULL)
+        return NULL;
+    *who = (struct principal){.refs = 1,
+        .role = id->role,
+        .expires_s = id->expires_s,
+        .issued_s = id->issued_s,
+        .user_id_len = id->user_id_len};
+    memcpy(who->user_id, id->user_id, id->user_id_len);
+    who->user_id[id->user_id_len] = '\0';
+    return who;
+}
+
 enum err identify(struct worker *w, struct str token, struct principal **ret, struct errctx *ec)
 {
     uint8_t key[32];
@@ -157,16 +172,9 @@ enum err identify(struct worker *w, struct str token, struct principal **ret, st
         counter_add(&w->tokens_verified, 1);
         if (e != ERR_OK)
             return e;
-        who = malloc(sizeof *who + id.user_id_len + 1);
+        who = principal_new(&id);
         if (who == NULL)
             return err_internal(ec, ERR_NO_MEMORY, "principal");
-        *who = (struct principal){.refs = 1,
-            .role = id.role,
-            .expires_s = id.expires_s,
-            .issued_s = id.issued_s,
-            .user_id_len = id.user_id_len};
-        memcpy(who->user_id, id.user_id, id.user_id_len);
-        who->user_id[id.user_id_len] = '\0';
         cache_put(w->tokens, key, who);
     } else {
         counter_add(&w->tokens_cached, 1);
@@ -176,6 +184,24 @@ enum err identify(struct worker *w, struct str token, struct principal **ret, st
     if (principal_void(w->server, who))
         return err_set(ec, ERR_UNAUTHENTICATED, "invalid token");
     *ret = principal_ref(who);
+    return ERR_OK;
+}
+
+enum err identify_ticket(
+    struct worker *w, struct str ticket, struct str content_ref, struct principal **ret, struct errctx *ec)
+{
+    struct identity id;
+    enum err e = auth_ticket_verify(w->server->auth, ticket, content_ref, net_now_s(w->loop), &id, ec);
+    if (e != ERR_OK)
+        return e;
+    struct principal *who = principal_new(&id);
+    if (who == NULL)
+        return err_internal(ec, ERR_NO_MEMORY, "principal");
+    if (principal_void(w->server, who)) {
+        principal_unref(who);
+        return err_set(ec, ERR_UNAUTHENTICATED, "invalid ticket");
+    }
+    *ret = who;
     return ERR_OK;
 }
 

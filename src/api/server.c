@@ -70,16 +70,17 @@ static void preflight(struct call *c)
         buf_str(&h, route_allow_header(c->route));
     if (c->worker->server->origins_set &&
         net_header(c->req, STR("access-control-request-method")).ptr != NULL)
-        buf_str(&h,
-            STR("Access-Control-Allow-Methods: GET, HEAD, POST, DELETE, OPTIONS\r\n"
-                "Access-Control-Allow-Headers: Authorization, Content-Type, X-Durability, Last-Event-ID\r\n"
-                "Access-Control-Max-Age: 600\r\n"));
+        buf_str(
+            &h, STR("Access-Control-Allow-Methods: GET, HEAD, POST, DELETE, OPTIONS\r\n"
+                    "Access-Control-Allow-Headers: Authorization, Content-Type, X-Durability, Last-Event-ID, "
+                    "Range, If-Range, If-Match, If-None-Match\r\n"
+                    "Access-Control-Max-Age: 600\r\n"));
     answer(c, 204, STR_NULL, buf_view(&h));
     buf_release(&h);
 }
 
 /* The token where the route takes one: header, or the query's `token` on streams. */
-static bool authenticate(struct call *c)
+bool authenticate(struct call *c)
 {
     struct errctx ec = {0};
     struct str token = bearer_token(c->req);
@@ -151,7 +152,15 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_export(c);
         break;
+    case ROUTE_CONTENT:
+        serve_content(c);
+        break;
+    case ROUTE_TICKETS:
+        if (authenticate(c))
+            serve_tickets(c);
+        break;
     case ROUTE_IMPORT:
+    case ROUTE_MEDIA:
         if (authenticate(c))
             answer_error(c, ERR_INVALID_REQUEST, "the body is empty");
         break;
@@ -190,7 +199,7 @@ static void on_head(void *arg, struct net_request *req)
         !target_split(&req->arena, http_message_target(&req->in), &path, &query))
         return; /* on_request says what is wrong */
     route = route_of(path);
-    if (route != ROUTE_IMPORT)
+    if (route != ROUTE_IMPORT && route != ROUTE_MEDIA)
         return;
     struct call *c = call_new(arg, req);
     if (c == NULL)
@@ -200,7 +209,7 @@ static void on_head(void *arg, struct net_request *req)
     c->route = route;
     req->started_us = uv_hrtime() / 1000;
     if (authenticate(c))
-        serve_import(c);
+        route == ROUTE_IMPORT ? serve_import(c) : serve_media(c);
 }
 
 static void on_request(void *arg, struct net_request *req)
@@ -227,16 +236,7 @@ static void on_failed(void *arg, struct net_request *req, enum http_failure fail
     struct call *c = call_new(arg, req);
     if (c == NULL)
         return;
-    struct str code = STR("INVALID_REQUEST"), headers = STR("");
-    if (failure == HTTP_TIMED_OUT)
-        code = STR("TIMEOUT");
-    else if (failure == HTTP_BODY_TOO_LARGE || failure == HTTP_HEAD_TOO_LARGE || failure == HTTP_URI_TOO_LONG)
-        code = STR("TOO_LARGE");
-    else if (failure == HTTP_OVERLOADED) {
-        code = STR("UNAVAILABLE");
-        headers = STR("Retry-After: 1\r\n");
-    }
-    answer_status(c, (int)failure, code, str_c(why), headers);
+    answer_http_failure(c, (int)failure, why);
 }
 
 /* The client left, or the time to shut down is up. */

@@ -26,6 +26,9 @@
     X(ROUTE_MESSAGE, ALLOW_DELETE, "/api/v1/messages/{id}")                                                  \
     X(ROUTE_EXPORT, ALLOW_GET, "/api/v1/export")                                                             \
     X(ROUTE_IMPORT, ALLOW_POST, "/api/v1/import")                                                            \
+    X(ROUTE_CONTENT, ALLOW_GET, "/api/v1/content/{content_ref}")                                             \
+    X(ROUTE_TICKETS, ALLOW_POST, "/api/v1/tickets")                                                          \
+    X(ROUTE_MEDIA, ALLOW_POST, "/api/v1/media")                                                              \
     X(ROUTE_HEALTH, ALLOW_GET, "/api/v1/health")                                                             \
     X(ROUTE_HEALTHZ, ALLOW_GET, "/healthz")                                                                  \
     X(ROUTE_READYZ, ALLOW_GET, "/readyz")                                                                    \
@@ -83,7 +86,7 @@ void principal_unref(struct principal *p); /* NULL allowed */
 /* ---- the server
  * --------------------------------------------------------------------------------------------------- */
 
-#define STATUS_COUNT 23
+#define STATUS_COUNT 27
 struct route_counters {
     _Atomic uint64_t by_status[STATUS_COUNT];
     struct hist latency;
@@ -155,6 +158,9 @@ static inline void counter_add(_Atomic uint64_t *c, int64_t by)
 
 /* UNAUTHENTICATED with "token expired" or "invalid token". On success a reference for the caller. */
 enum err identify(struct worker *w, struct str token, struct principal **ret, struct errctx *ec) CHECKED;
+/* The bearer of a ticket for the file. UNAUTHENTICATED with "ticket expired" or "invalid ticket". */
+enum err identify_ticket(struct worker *w, struct str ticket, struct str content_ref, struct principal **ret,
+    struct errctx *ec) CHECKED;
 /* The bearer token of the Authorization header; ptr NULL: none. */
 struct str bearer_token(const struct net_request *req);
 /* Was the user erased after the token was issued? Asked on every request and message. */
@@ -169,6 +175,11 @@ void answer_json(struct call *c, int status); /* req->body is the JSON */
 void answer_error(struct call *c, enum err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void answer_errctx(struct call *c, const struct errctx *ec);
 void answer_engine_error(struct call *c, const struct kalamdb_error *e);
+/* Bytes of a file, which is closed after; see net_respond_file. */
+void answer_file(struct call *c, int status, struct str content_type, struct str headers, int fd,
+    uint64_t offset, uint64_t length);
+/* What net says of a request that is none, or of a body that will not come whole. */
+void answer_http_failure(struct call *c, int status, const char *why);
 /* Any status of HTTP with an error body; `headers` beyond the usual. */
 void answer_status(struct call *c, int status, struct str code, struct str message, struct str headers);
 /* CORS lines for this request into h. */
@@ -195,6 +206,13 @@ void server_follow_erasures(struct server *s, bool on);
 void serve_export(struct call *c);
 /* From the request's head on: takes the body as it comes. */
 void serve_import(struct call *c);
+void serve_content(struct call *c);
+void serve_tickets(struct call *c);
+/* From the head on: takes the body as it comes. */
+void serve_media(struct call *c);
+/* Puts the bearer of the Authorization header (on streams also the query's `token`) into c->who. False: it is
+ * answered. */
+bool authenticate(struct call *c);
 void serve_health(struct call *c);
 void serve_healthz(struct call *c);
 void serve_readyz(struct call *c);

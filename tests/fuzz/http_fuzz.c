@@ -1,6 +1,6 @@
-/* HTTP requests from outside: the first byte says in what pieces the rest arrives. Whatever the pieces, the
- * same messages and the same outcome must come out; targets and query strings go through the router's
- * decoding. */
+/* HTTP requests from outside: the first byte says in what pieces the rest arrives. Whatever the pieces, and
+ * whether bodies are collected or handed out, the same messages and the same outcome must come out; targets
+ * and query strings go through the router's decoding. */
 #include "api/server.h"
 #include "net/http.h"
 #include <stdlib.h>
@@ -39,24 +39,32 @@ static void take(struct outcome *o, const struct http_message *m)
     arena_release(&a);
 }
 
-static struct outcome run(const uint8_t *data, size_t n, size_t piece)
+static struct outcome run(const uint8_t *data, size_t n, size_t piece, bool hand_out)
 {
     struct outcome o = {.hash = 1469598103934665603u};
     struct http_parser p;
     struct http_message m;
     enum http_progress progress = HTTP_MORE;
     http_parser_init(&p, 4096);
+    p.ask = hand_out;
     http_message_init(&m);
-    for (size_t at = 0; at < n && progress != HTTP_FAILED;) {
+    for (size_t at = 0;
+         (at < n || progress == HTTP_HEAD_READ || progress == HTTP_BODY_PIECE) && progress != HTTP_FAILED;) {
         size_t k = n - at < piece ? n - at : piece, used = 0;
         char *copy = malloc(k);
         memcpy(copy, data + at, k);
         p.message = &m;
         progress = http_parser_feed(&p, copy, k, &used);
+        if (progress == HTTP_BODY_PIECE)
+            buf_str(&m.body, p.piece);
         free(copy);
         if (used > k)
             abort();
         at += used;
+        if (progress == HTTP_HEAD_READ && !http_parser_body(&p, 4096, true)) {
+            o.failure = HTTP_BODY_TOO_LARGE;
+            break;
+        }
         if (progress != HTTP_MESSAGE)
             continue;
         if (m.body.len > 4096)
@@ -67,7 +75,8 @@ static struct outcome run(const uint8_t *data, size_t n, size_t piece)
         if (last)
             break;
     }
-    o.failure = progress == HTTP_FAILED ? p.failure : HTTP_OK;
+    if (progress == HTTP_FAILED)
+        o.failure = p.failure;
     http_message_release(&m);
     return o;
 }
@@ -77,8 +86,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1)
         return 0;
-    struct outcome whole = run(data + 1, size - 1, SIZE_MAX / 2),
-                   pieces = run(data + 1, size - 1, data[0] % 16 + 1);
+    struct outcome whole = run(data + 1, size - 1, SIZE_MAX / 2, data[0] >= 128),
+                   pieces = run(data + 1, size - 1, data[0] % 16 + 1, (data[0] & 16) != 0);
     /* A failure may be seen before or after the message that precedes it was complete, never another set of
      * them. */
     if (whole.messages != pieces.messages || whole.hash != pieces.hash ||

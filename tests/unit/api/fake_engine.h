@@ -25,6 +25,7 @@ int fake_live_changes(struct kalamdb *db); /* references the server holds, beyon
 /* What hangs answers as if it had worked. */
 void fake_release_hanging(struct kalamdb *db);
 void fake_set_writable(struct kalamdb *db, bool writable);
+int fake_uploads(void); /* begun, neither finished nor aborted */
 /* Waits for hanging or subscription counts to become n. */
 bool fake_wait(struct kalamdb *db, int (*count)(struct kalamdb *db), int n);
 

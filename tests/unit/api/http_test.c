@@ -566,8 +566,8 @@ static void cors(void **state)
     assert_int_equal(r.status, 204);
     assert_header(&r, "Access-Control-Allow-Origin", "http://localhost:3000");
     assert_header(&r, "Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE, OPTIONS");
-    assert_header(
-        &r, "Access-Control-Allow-Headers", "Authorization, Content-Type, X-Durability, Last-Event-ID");
+    assert_header(&r, "Access-Control-Allow-Headers",
+        "Authorization, Content-Type, X-Durability, Last-Event-ID, Range, If-Range, If-Match, If-None-Match");
     assert_header(&r, "Vary", "Origin");
     reply_release(&r);
     char h[1024];

@@ -228,7 +228,8 @@ static void user_ids(void **state)
 static void tickets(void **state)
 {
     (void)state;
-    struct auth_config cfg = {.secret = SECRET, .secret_len = sizeof SECRET - 1, .os = os_posix()};
+    struct auth_config cfg = {
+        .secret = "0123456789abcdef0123456789abcdef", .secret_len = 32, .os = os_posix()};
     struct auth *a = NULL, *other = NULL;
     struct errctx ec;
     struct buf t = BUF_INIT(0), token = BUF_INIT(0);
