@@ -145,6 +145,13 @@ static enum err find_cold(struct copies *cs, const struct spread *s, uint64_t me
     e = cold_lookup_ask(&cs->ch->copies->rows, member, copy->cold_epoch, id, &answer);
     if (e != ERR_OK)
         return no_memory(ec);
+    /* Its deletion will ask for the bounds: at once, then. */
+    const struct copy_bounds *bounds;
+    if (answer == NULL && cs->ch->everyone && (id == first->i || id == last->i) &&
+        c.values[CONV_TOTAL_MESSAGES].i > 1)
+        e = ask_bounds(cs->ch->copies, &c, copy->cold_epoch, id, &bounds, ec);
+    if (e != ERR_OK)
+        return e;
     if (answer == NULL)
         cs->ch->need_copies = true;
     else if (answer->found)

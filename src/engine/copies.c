@@ -2,7 +2,7 @@
 #include "engine/modify_read.h"
 #include <stdlib.h>
 
-/* Users whose files one worker reads: it starts once for them all, and its inputs stay few. */
+/* Users whose files one statement of a worker reads. */
 enum { USERS_PER_RUN = 32 };
 
 /* One question, of either kind. */
@@ -16,7 +16,7 @@ struct asked {
 struct run {
     struct kalamdb_query *q;
     struct chat_copies *copies;
-    struct str conversation_id;
+    struct str conversation_id, name;
     int nusers;
     struct snapshot *snapshots[USERS_PER_RUN];
     struct str owners[USERS_PER_RUN];
@@ -163,6 +163,12 @@ static enum err run_batch(struct run *r, struct asked *all, size_t n, size_t *at
             .snapshots = r->snapshots,
             .ninputs = r->nusers,
             .inputs = r->inputs};
+        /* One group, one worker, which only ever sees statements of this file: its name, unlike those of
+         * users, begins with NUL. */
+        if (r->name.ptr != NULL) {
+            rs.nsnapshots = 1;
+            rs.owners = &r->name;
+        }
         e = read_worker(q, &rs, buf_view(&r->sql), 0, &rows);
     }
     if (e != ERR_OK)
@@ -179,13 +185,20 @@ enum err copies_answer(struct kalamdb_query *q, struct chat_copies *copies, stru
     if (all == NULL)
         return query_no_memory(q, "look-up of copies");
     enum err e = ERR_OK;
+    struct buf name = BUF_INIT(0);
+    buf_u8(&name, 0);
+    buf_str(&name, conversation_id);
+    if (name.failed)
+        e = query_no_memory(q, "look-up of copies");
     while (e == ERR_OK && at < n) {
         struct run r = {.q = q, .copies = copies, .conversation_id = conversation_id, .sql = BUF_INIT(0)};
+        r.name = conversation_id.len > 0 ? buf_view(&name) : STR_NULL;
         e = run_batch(&r, all, n, &at);
         for (int k = 0; k < r.nusers; k++)
             snapshot_close(r.snapshots[k]);
         buf_release(&r.sql);
     }
+    buf_release(&name);
     free(all);
     return e;
 }

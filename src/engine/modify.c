@@ -247,7 +247,7 @@ static void copies_step(struct kalamdb_query *q)
     enum err e = query_alive(q);
     if (e == ERR_OK)
         e = copies_answer(q, &m->copies,
-            m->change.nconversations > 0 ? m->change.conversations[0].conversation_id : STR(""));
+            m->change.nconversations == 1 ? m->change.conversations[0].conversation_id : STR(""));
     if (e != ERR_OK)
         query_finish(q, e);
     else

@@ -129,33 +129,60 @@ bool conversation_is_group(const struct value *values)
 void cold_lookup_release(struct cold_lookup *l)
 {
     free(l->items);
+    free(l->slots);
     *l = (struct cold_lookup){0};
+}
+
+/* The slot of that question, or the empty one where it would be: 0, else index + 1. */
+static uint32_t *lookup_slot(const struct cold_lookup *l, uint64_t user_no, int64_t msg_id)
+{
+    uint64_t h = (user_no * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)msg_id) * UINT64_C(0xd6e8feb86659fd93);
+    size_t at = (size_t)(h >> 32) & (l->nslots - 1);
+    while (l->slots[at] != 0 &&
+           (l->items[l->slots[at] - 1].user_no != user_no || l->items[l->slots[at] - 1].msg_id != msg_id))
+        at = (at + 1) & (l->nslots - 1);
+    return &l->slots[at];
+}
+
+/* Room for one more question, with at most half of the slots in use. */
+static bool lookup_grow(struct cold_lookup *l)
+{
+    if (l->n < l->cap)
+        return true;
+    size_t cap = l->cap == 0 ? 16 : l->cap * 2;
+    struct cold_question *items = cap < UINT32_MAX ? realloc(l->items, cap * sizeof *items) : NULL;
+    if (items == NULL)
+        return false;
+    l->items = items;
+    uint32_t *slots = calloc(cap * 2, sizeof *slots);
+    if (slots == NULL)
+        return false;
+    free(l->slots);
+    l->slots = slots;
+    l->nslots = cap * 2;
+    l->cap = cap;
+    for (size_t i = 0; i < l->n; i++)
+        *lookup_slot(l, items[i].user_no, items[i].msg_id) = (uint32_t)i + 1;
+    return true;
 }
 
 enum err cold_lookup_ask(
     struct cold_lookup *l, uint64_t user_no, uint64_t epoch, int64_t msg_id, const struct cold_question **ret)
 {
-    struct cold_question *q = NULL;
-    for (size_t i = 0; i < l->n && q == NULL; i++) {
-        if (l->items[i].user_no == user_no && l->items[i].msg_id == msg_id)
-            q = &l->items[i];
-    }
+    if (!lookup_grow(l))
+        return ERR_NO_MEMORY;
+    uint32_t *slot = lookup_slot(l, user_no, msg_id);
+    struct cold_question *q = *slot != 0 ? &l->items[*slot - 1] : NULL;
     if (q != NULL && q->answered && q->epoch == epoch) {
         *ret = q;
         return ERR_OK;
     }
-    if (q == NULL && l->n == l->cap) {
-        size_t cap = l->cap == 0 ? 16 : l->cap * 2;
-        struct cold_question *grown = realloc(l->items, cap * sizeof *grown);
-        if (grown == NULL)
-            return ERR_NO_MEMORY;
-        l->items = grown;
-        l->cap = cap;
-    }
-    if (q == NULL)
+    if (q == NULL) {
         q = &l->items[l->n++];
-    else
+        *slot = (uint32_t)l->n;
+    } else {
         l->open -= !q->answered;
+    }
     *q = (struct cold_question){.user_no = user_no, .epoch = epoch, .msg_id = msg_id};
     l->open++;
     *ret = NULL;

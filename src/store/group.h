@@ -128,6 +128,8 @@ struct cold_question {
 struct cold_lookup {
     size_t n, cap, open; /* open: not answered yet */
     struct cold_question *items;
+    size_t nslots; /* a hash table over the items, a power of two */
+    uint32_t *slots;
 };
 void cold_lookup_release(struct cold_lookup *l);
 /* The answer for the copy's epoch; NULL: not known, and now it is among the questions. ERR_NO_MEMORY. */
