@@ -255,6 +255,68 @@ kalamdb_code kalamdb_listen(struct kalamdb *db, const struct kalamdb_subscribe *
     void (*on_event)(void *arg, const struct kalamdb_event *event), void *arg,
     struct kalamdb_subscription **ret, struct kalamdb_error *error);
 
+/* ---- streamed replies and signals
+ * ------------------------------------------------------------------------------------------------------- */
+
+/* One source of streamed messages, such as a connection: what it begins or appends to is its own until
+ * another source appends to it. Calls of one producer come from one thread at a time. */
+struct kalamdb_producer;
+
+enum kalamdb_stream_event_kind {
+    KALAMDB_STREAM_PENDING, /* nothing now; wake comes */
+    KALAMDB_STREAM_BEGUN, /* msg_id; offset: bytes that are there (more than 0 where a begin was repeated) */
+    KALAMDB_STREAM_ACK, /* msg_id; offset: this much is durable. One for many appends where they come fast */
+    KALAMDB_STREAM_ENDED, /* msg_id; offset: bytes of the whole text */
+    KALAMDB_STREAM_ERROR  /* error; msg_id, and where has_offset the offset at which to go on */
+};
+struct kalamdb_stream_event {
+    enum kalamdb_stream_event_kind kind;
+    uint64_t tag; /* of the call that it answers; of an ACK 0 */
+    int64_t msg_id;
+    uint64_t offset;
+    bool has_offset;
+    bool ended; /* BEGUN: a begin was repeated after the end */
+    struct kalamdb_error error;
+};
+
+/* `wake` as in kalamdb_subscribe: then call kalamdb_producer_next until PENDING. UNAVAILABLE: closing. */
+kalamdb_code kalamdb_producer_open(struct kalamdb *db, void (*wake)(void *arg), void *arg,
+    struct kalamdb_producer **ret, struct kalamdb_error *error);
+/* Its open messages are marked as interrupted, with all of their text. No wake is running nor will come. */
+void kalamdb_producer_close(struct kalamdb_producer *p);
+enum kalamdb_stream_event_kind kalamdb_producer_next(
+    struct kalamdb_producer *p, struct kalamdb_stream_event *ret);
+
+/* Strings are copied; ptr NULL: not given. */
+struct kalamdb_stream_begin {
+    struct kalamdb_caller caller;
+    struct kalamdb_str user_id; /* in whose conversation; the caller's own where not given */
+    struct kalamdb_str conversation_id, conversation_type, from;
+    struct kalamdb_str metadata;      /* a JSON object */
+    struct kalamdb_str client_msg_id; /* a repeated begin gives the same message */
+};
+/* Each is answered by events: BEGUN, ACKs or ENDED, or an ERROR with the tag. */
+void kalamdb_stream_begin(struct kalamdb_producer *p, const struct kalamdb_stream_begin *begin, uint64_t tag);
+/* Text that follows `offset` bytes. What is there already and agrees is acknowledged again. An interrupted
+ * message is opened again by an append at its end. */
+void kalamdb_stream_append(struct kalamdb_producer *p, const struct kalamdb_caller *caller, int64_t msg_id,
+    uint64_t offset, struct kalamdb_str text, uint64_t tag);
+/* `metadata` is merged into the message's. */
+void kalamdb_stream_end(struct kalamdb_producer *p, const struct kalamdb_caller *caller, int64_t msg_id,
+    struct kalamdb_str metadata, uint64_t tag);
+
+/* Reaches the other members of the conversation that follow it at this moment; never stored. */
+struct kalamdb_signal {
+    struct kalamdb_caller caller;
+    struct kalamdb_str user_id; /* in whose conversation; the caller's own where not given */
+    struct kalamdb_str conversation_id, from;
+    struct kalamdb_str kind; /* 1 to 64 bytes */
+    struct kalamdb_str data; /* JSON of at most 4 KiB; ptr NULL: none */
+};
+/* FORBIDDEN: no member, or a sender that is not the caller's to use. INVALID_REQUEST. */
+kalamdb_code kalamdb_signal(
+    struct kalamdb *db, const struct kalamdb_signal *signal, struct kalamdb_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -102,3 +102,58 @@ void serve_consolidate(struct call *c)
     if (call_submit_end(c))
         consolidated(&c->task);
 }
+
+/* ---- the sweeper ---- */
+
+static void swept(struct net_task *task)
+{
+    struct call *c = (struct call *)task;
+    struct kalamdb_error *e = c->error;
+    struct buf *b = &c->req->body;
+    c->error = NULL;
+    if (!c->failed) {
+        const struct kalamdb_sweep_counts *n = &c->swept;
+        const struct {
+            struct str name;
+            uint64_t value;
+        } counts[] = {{STR("users"), n->users}, {STR("blobs"), n->blobs}, {STR("refs"), n->refs},
+            {STR("refsRepaired"), n->refs_repaired}, {STR("blobsRepaired"), n->blobs_repaired},
+            {STR("blobsMissing"), n->blobs_missing}, {STR("filesSetAside"), n->files_set_aside},
+            {STR("uploadsRemoved"), n->uploads_removed}};
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+            buf_u8(b, i == 0 ? '{' : ',');
+            json_key(b, counts[i].name);
+            json_i64(b, (int64_t)counts[i].value);
+        }
+        buf_printf(
+            b, ",\"executionTimeMs\":%.2f}", ((double)uv_hrtime() / 1e3 - (double)c->req->started_us) / 1e3);
+        answer_json(c, 200);
+    } else if (e != NULL) {
+        answer_engine_error(c, e);
+    } else {
+        answer_error(c, ERR_INTERNAL, "internal error");
+    }
+    free(e);
+}
+
+static void sweep_done(
+    void *arg, const struct kalamdb_sweep_counts *counts, const struct kalamdb_error *error)
+{
+    struct call *c = arg;
+    if (counts != NULL)
+        c->swept = *counts;
+    call_done(c, NULL, error);
+}
+
+void serve_sweep(struct call *c)
+{
+    if (c->who->role != ROLE_ADMIN) {
+        answer_error(c, ERR_FORBIDDEN, "this endpoint asks for role admin");
+        return;
+    }
+    c->task.run = swept;
+    call_submit_begin(c);
+    kalamdb_sweep(c->worker->server->db, sweep_done, c);
+    if (call_submit_end(c))
+        swept(&c->task);
+}

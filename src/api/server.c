@@ -136,6 +136,10 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_consolidate(c);
         break;
+    case ROUTE_SWEEP:
+        if (authenticate(c))
+            serve_sweep(c);
+        break;
     case ROUTE_MESSAGE:
         if (authenticate(c))
             serve_message(c);

@@ -22,6 +22,7 @@
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
     X(ROUTE_BACKUP, ALLOW_POST, "/api/v1/admin/backup")                                                      \
+    X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
     X(ROUTE_MESSAGE, ALLOW_DELETE, "/api/v1/messages/{id}")                                                  \
     X(ROUTE_EXPORT, ALLOW_GET, "/api/v1/export")                                                             \
@@ -142,8 +143,9 @@ struct call {
     struct principal *who;       /* NULL: not asked */
     struct kalamdb_query *query; /* under way */
     struct kalamdb_result *result;
-    struct kalamdb_error *error;     /* heap */
-    struct erased_user *erased;      /* heap */
+    struct kalamdb_error *error; /* heap */
+    struct erased_user *erased;  /* heap */
+    struct kalamdb_sweep_counts swept;
     struct kalamdb_backup *backup;   /* heap */
     bool failed, abandoned;          /* abandoned: the client left */
     void (*aborted)(struct call *c); /* told so, or that the time to shut down is up; may be NULL */
@@ -200,6 +202,7 @@ void serve_message(struct call *c);
 void serve_conversations(struct call *c);
 void serve_consolidate(struct call *c);
 void serve_backup(struct call *c);
+void serve_sweep(struct call *c);
 void serve_user(struct call *c);
 /* Closes connections of users that are erased, from now on or no more. */
 void server_follow_erasures(struct server *s, bool on);

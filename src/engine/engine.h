@@ -40,12 +40,15 @@ struct query_lane {
 };
 #define QUERY_LANES 64 /* by a hash of the user's id */
 
+struct streams;
+
 struct kalamdb {
     struct kalamdb_options options; /* strings are copies */
     const struct os *os;
     struct analytic *analytic;
     struct store *store;
     struct live *live;
+    struct streams *streams; /* stream.h */
     struct sql_shapes *shapes;
     struct erasures *erasures;
     _Atomic int path; /* enum engine_path */

@@ -1,4 +1,5 @@
 #include "engine/modify.h"
+#include "chat/stream.h"
 #include "engine/coerce.h"
 #include "engine/copies.h"
 #include "engine/modify_read.h"
@@ -103,6 +104,12 @@ static enum err set_messages(struct kalamdb_query *q)
     m->change.nrows = m->nrows;
     for (size_t i = 0; i < m->nrows; i++) {
         struct value *v = m->rows[i].values;
+        if (q->reopens != 0) {
+            enum err e = chat_stream_reopen_row(v, &m->arena, &q->ec);
+            if (e != ERR_OK)
+                return e;
+            continue;
+        }
         for (int k = 0; k < q->stmt->nassignments; k++) {
             int column = q->stmt->assignments[k].column;
             enum err e = assigned(q, i, k, &v[column]);
@@ -195,6 +202,14 @@ static enum err settle(struct kalamdb_query *q)
 
 /* ---- the commit ---- */
 
+static enum err apply_reopen(struct kalamdb_query *q, struct txn *txn, struct errctx *ec)
+{
+    enum err e = chat_stream_reopen_begin(txn, q->reopens, ec);
+    if (e == ERR_OK)
+        e = chat_messages_update(&q->modify->change, txn, ec);
+    return e == ERR_OK ? chat_stream_reopen_end(txn, q->reopens, ec) : e;
+}
+
 static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
     struct kalamdb_query *q = query_of_op(op);
@@ -203,6 +218,8 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
         return chat_members_remove_apply(&m->leave, txn, ec);
     if (q->stmt->kind == STMT_DELETE)
         return chat_messages_delete(&m->change, txn, ec);
+    if (q->stmt->target == &schema_messages && q->reopens != 0)
+        return apply_reopen(q, txn, ec);
     if (q->stmt->target == &schema_messages) {
         enum err e = spills_put(&m->spills, txn, ec);
         return e == ERR_OK ? chat_messages_update(&m->change, txn, ec) : e;

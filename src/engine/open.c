@@ -3,6 +3,7 @@
 #include "engine/erase.h"
 #include "engine/history.h"
 #include "engine/query.h"
+#include "engine/stream.h"
 #include "engine/transfer.h"
 #include <stdlib.h>
 
@@ -150,6 +151,7 @@ static enum err open_store(struct kalamdb *db, struct errctx *ec)
 
 static void free_all(struct kalamdb *db)
 {
+    streams_close(db);
     if (db->live != NULL)
         live_close(db->live);
     if (db->store != NULL)
@@ -197,6 +199,8 @@ kalamdb_code kalamdb_open(
     if (e == ERR_OK)
         e = live_open(db->store, db->analytic, RING_BYTES_MAX, &db->live, &ec);
     if (e == ERR_OK)
+        e = streams_open(db, &ec);
+    if (e == ERR_OK)
         e = erasures_open(db, &ec);
     if (e == ERR_OK)
         e = history_open(db, &ec);
@@ -216,6 +220,7 @@ void kalamdb_close(struct kalamdb *db)
 {
     if (db == NULL)
         return;
+    streams_stop(db);
     live_close_all(db->live);
     store_stop_consolidation(db->store);
     pthread_mutex_lock(&db->lock);

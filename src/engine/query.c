@@ -382,13 +382,14 @@ struct kalamdb_query *query_begin(struct kalamdb *db, const struct kalamdb_calle
 }
 
 static void exec(struct kalamdb *db, const struct kalamdb_statement *statement, struct kalamdb_upload *upload,
-    kalamdb_done *done, void *arg, struct kalamdb_query **ret_query)
+    int64_t reopens, kalamdb_done *done, void *arg, struct kalamdb_query **ret_query)
 {
     struct kalamdb_query *q = query_begin(
         db, &statement->caller, statement->durability, statement->timeout_ms, done, arg, ret_query);
     if (q == NULL)
         return;
     q->upload = upload;
+    q->reopens = reopens;
     enum err e = take_statement(q, statement);
     if (e != ERR_OK) {
         query_finish(q, e);
@@ -411,13 +412,19 @@ static void exec(struct kalamdb *db, const struct kalamdb_statement *statement, 
 void kalamdb_exec_async(struct kalamdb *db, const struct kalamdb_statement *statement, kalamdb_done *done,
     void *arg, struct kalamdb_query **ret_query)
 {
-    exec(db, statement, NULL, done, arg, ret_query);
+    exec(db, statement, NULL, 0, done, arg, ret_query);
 }
 
 void query_exec_upload(struct kalamdb *db, const struct kalamdb_statement *statement,
     struct kalamdb_upload *upload, kalamdb_done *done, void *arg)
 {
-    exec(db, statement, upload, done, arg, NULL);
+    exec(db, statement, upload, 0, done, arg, NULL);
+}
+
+void query_reopen(struct kalamdb *db, const struct kalamdb_statement *statement, int64_t msg_id,
+    kalamdb_done *done, void *arg)
+{
+    exec(db, statement, NULL, msg_id, done, arg, NULL);
 }
 
 /* ---- waiting ---- */

@@ -51,6 +51,7 @@ struct kalamdb_query {
     enum durability durability;
     bool for_everyone;
     int64_t start_us, deadline_us;
+    int64_t reopens; /* UPDATE of this interrupted message, to open it again: stream.h; 0: none */
     int attempts;
     struct query_lane *lane; /* NULL: in none */
     struct kalamdb_query *lane_next;
@@ -91,6 +92,9 @@ static inline struct kalamdb_query *query_of_op(struct commit_op *op)
 {
     return (struct kalamdb_query *)((char *)op - offsetof(struct kalamdb_query, op));
 }
+/* kalamdb_exec_async of an UPDATE whose one message is opened again instead of being set. */
+void query_reopen(struct kalamdb *db, const struct kalamdb_statement *statement, int64_t msg_id,
+    kalamdb_done *done, void *arg);
 /* TIMEOUT when it was cancelled or its time is over. */
 enum err query_alive(struct kalamdb_query *q) CHECKED;
 /* Milliseconds left; at least 1. */

@@ -246,6 +246,8 @@ static bool narrow_seq(const struct gather *g, uint64_t *ret_from)
         from = changes;
     *ret_from = from;
     /* Without files and bounds nearly everything is wanted: one pass is as good. */
+    if (g->snap->notes_unknown)
+        return false;
     bool selective = g->bounds->seq_min > 0 || (g->m != NULL && g->m->nfiles > 0);
     return selective && from > 0 && from + REFS_MAX > g->snap->head.seq;
 }
@@ -276,6 +278,35 @@ static enum err gather_by_index(struct gather *g, uint64_t from_seq, bool *ret_d
         err = visit_ref(g, &refs[i], ec);
     free(refs);
     return err;
+}
+
+/* Open rows are overlays whatever their number: those that the index by _seq passed by. */
+static enum err visit_open(struct gather *g, uint64_t from_seq, struct errctx *ec)
+{
+    struct snapshot *snap = g->snap;
+    for (size_t i = 0; i < snap->nnotes; i++) {
+        int64_t id = snap->notes[i].msg_id;
+        struct key k = key_id(snap->user_no, SPACE_IDS, id);
+        struct str value, row;
+        struct row_meta meta;
+        enum err err = snapshot_get(snap, &k, &value, ec);
+        if (err == ERR_NOT_FOUND)
+            continue;
+        if (err == ERR_OK && value.len != 4)
+            err = err_internal(ec, ERR_CORRUPT, "index entry: malformed");
+        if (err != ERR_OK)
+            return err;
+        struct row_ref ref = {get_be32(value.ptr), id, false};
+        k = key_message(snap->user_no, ref.conv_no, id);
+        err = snapshot_get(snap, &k, &row, ec);
+        if (err == ERR_OK && row_decode_meta(row, &meta) != ERR_OK)
+            err = err_internal(ec, ERR_CORRUPT, "hot row %lld: malformed envelope", (long long)id);
+        if (err == ERR_OK && (meta.flags & ROW_OPEN) != 0 && meta.seq < from_seq)
+            err = visit_ref(g, &ref, ec);
+        if (err != ERR_OK)
+            return err == ERR_NOT_FOUND ? err_internal(ec, ERR_CORRUPT, "an id entry has no row") : err;
+    }
+    return ERR_OK;
 }
 
 /* ---- everything ---- */
@@ -310,7 +341,9 @@ static enum err gather_rows(struct gather *g, struct errctx *ec)
     uint64_t from_seq;
     if (narrow_seq(g, &from_seq))
         err = gather_by_index(g, from_seq, &done, ec);
-    if (err != ERR_OK || done)
+    if (err == ERR_OK && done)
+        return visit_open(g, from_seq, ec);
+    if (err != ERR_OK)
         return err;
     err = gather_messages(g, ec);
     /* head.overlays counts, among others, every tombstone that hides a cold row. */

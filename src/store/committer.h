@@ -143,8 +143,6 @@ enum err txn_entry(struct txn *t, uint64_t user_no, struct head_entry **ret, str
 void txn_bury(struct txn *t);
 /* Before a message row is encoded: makes it an open one where the op asks for that. */
 void txn_stream_mark(struct txn *t, uint64_t partition, struct row_meta *meta);
-/* One of an open message's copies is deleted; with the last one its stream ends. */
-enum err txn_stream_lose_copy(struct txn *t, int64_t msg_id, uint64_t home, struct errctx *ec) CHECKED;
 /* An event, if anybody listens. */
 enum err txn_announce(struct txn *t, uint64_t user_no, const struct change *c, struct errctx *ec) CHECKED;
 /* Does the message count as unread in this conversation of `self`? txn_messages.c */

@@ -138,7 +138,8 @@ struct store {
     struct {
         pthread_mutex_t lock; /* leaf */
         struct stream_note *items;
-        size_t count, cap;
+        _Atomic size_t count; /* changed under the lock */
+        size_t cap;
     } notes; /* streams that may be open: stream.h */
     _Atomic uint64_t streams_lost;
     char feed_tag[FEED_TAG_BYTES]; /* mixed into feeds' names; read at open */
@@ -186,6 +187,9 @@ struct snapshot {
     struct head head;
     struct manifest *manifest; /* NULL: no cold tier */
     struct arena arena;
+    struct stream_note *notes; /* what may be open in it: stream.h */
+    size_t nnotes;
+    bool notes_unknown;
     uint64_t input_bytes; /* hot rows copied by snapshot_input, all inputs together; to ROW_SINK_BYTES_MAX */
     void *cold; /* descriptors and memory of snapshot_input: cold_input.c; freed by cold_snapshot_release */
 };
@@ -221,6 +225,8 @@ uint32_t hot_iter_conv_no(const struct hot_iter *it);
 /* stream_read.c: an open row's envelope with the text so far as of the snapshot, appended to `ret`. db_lock
  * is read-held and the snapshot is not stale. */
 enum err stream_resolve(struct snapshot *snap, struct str row, struct buf *ret, struct errctx *ec) CHECKED;
+/* stream_read.c: right after the snapshot was taken. */
+enum err snapshot_take_notes(struct snapshot *snap, struct errctx *ec) CHECKED;
 /* stream.c: may the record be dropped by now? */
 bool stream_record_expired(struct str value, int64_t now_us);
 static inline bool row_is_open(struct str row)

@@ -178,6 +178,9 @@ static enum err open_with(struct store *s, const struct snapshot *within, struct
         e = user_no != 0 ? read_head(snap, ec) : read_user(snap, user_id, ec);
     }
     pthread_rwlock_unlock(&s->db_lock);
+    if (e == ERR_OK && within == NULL)
+        e = snapshot_take_notes(snap, ec);
+    snap->notes_unknown = within != NULL;
     if (e == ERR_NOT_FOUND && (user_no == 0 || within != NULL)) {
         snap->user_no = user_no; /* a group's partition has no head */
         e = ERR_OK;
@@ -240,6 +243,7 @@ void snapshot_close(struct snapshot *snap)
     pin_leave(&s->pins, &snap->pin);
     manifest_unref(snap->manifest);
     arena_release(&snap->arena);
+    free(snap->notes);
     free(snap);
 }
 

@@ -74,6 +74,9 @@ enum err txn_stream_put(struct txn *txn, int64_t msg_id, const struct stream_rec
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     struct key k = key_stream(msg_id);
     txn_put(txn, &k, buf_view(&txn->scratch));
+    struct stream_note note = {msg_id, r->home, r->group};
+    if (r->state == STREAM_OPEN && store_stream_note(txn->store, note) != ERR_OK)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
     return ERR_OK;
 }
 
@@ -105,7 +108,7 @@ void txn_stream_mark(struct txn *t, uint64_t partition, struct row_meta *meta)
     t->opened++;
 }
 
-enum err txn_stream_lose_copy(struct txn *t, int64_t msg_id, uint64_t home, struct errctx *ec)
+enum err txn_stream_lose(struct txn *t, int64_t msg_id, struct errctx *ec)
 {
     struct stream_record r;
     enum err e = txn_stream(t, msg_id, &r, ec);
@@ -121,7 +124,20 @@ enum err txn_stream_lose_copy(struct txn *t, int64_t msg_id, uint64_t home, stru
     txn_delete(t, &k);
     /* Also where this op is undone in the end: whoever writes the stream then looks, and finds it alive. */
     atomic_fetch_add_explicit(&t->store->streams_lost, 1, memory_order_release);
-    return txn_stream_clear(t, home, msg_id, ec);
+    return txn_stream_clear(t, r.home, msg_id, ec);
+}
+
+enum err txn_stream_notes(
+    struct txn *txn, uint64_t user_no, struct stream_note **ret, size_t *ret_n, struct errctx *ec)
+{
+    size_t n = store_stream_notes(txn->store, user_no, NULL, 0);
+    struct stream_note *notes = arena_array(&txn->arena, n, sizeof *notes);
+    if (notes == NULL)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    size_t now = store_stream_notes(txn->store, user_no, notes, n);
+    *ret = notes;
+    *ret_n = now < n ? now : n; /* only this thread adds */
+    return ERR_OK;
 }
 
 enum err txn_stream_copy(struct txn *txn, uint64_t user_no, int64_t msg_id, struct row_meta *ret_meta,

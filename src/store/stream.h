@@ -36,6 +36,14 @@ struct stream_record {
     struct str conversation_id;
 };
 
+/* A stream that may be open. */
+struct stream_note {
+    int64_t msg_id;
+    uint64_t home;
+    bool group;
+    int64_t forgotten_us; /* the store's own */
+};
+
 enum err stream_record_decode(struct str bytes, struct stream_record *ret) CHECKED;
 /* NOT_FOUND. Borrows from the txn's arena. */
 enum err txn_stream(struct txn *txn, int64_t msg_id, struct stream_record *ret, struct errctx *ec) CHECKED;
@@ -64,13 +72,15 @@ enum err txn_stream_clear(struct txn *txn, uint64_t home, int64_t msg_id, struct
 enum err txn_stream_copy(struct txn *txn, uint64_t user_no, int64_t msg_id, struct row_meta *ret_meta,
     struct value *ret_values, struct errctx *ec) CHECKED;
 
-/* The streams that may be open, for those who look for open rows: a superset. Kept by whoever begins and ends
- * them: noted before the row can be seen, forgotten after it is closed durably. Any thread. */
-struct stream_note {
-    int64_t msg_id;
-    uint64_t home;
-    bool group;
-};
+/* One open copy less; with the last one the stream is gone. */
+enum err txn_stream_lose(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
+/* store_stream_notes in the txn's arena. */
+enum err txn_stream_notes(
+    struct txn *txn, uint64_t user_no, struct stream_note **ret, size_t *ret_n, struct errctx *ec) CHECKED;
+
+/* The streams that may be open, for those who look for open rows: a superset. txn_stream_put notes those that
+ * it opens, before the rows can be seen; whoever closed one durably, or failed to open it, forgets it. Any
+ * thread. */
 enum err store_stream_note(struct store *s, struct stream_note note) CHECKED;
 void store_stream_forget(struct store *s, int64_t msg_id);
 /* Copies at most `max` of those that user_no may have a copy of; how many there are. */

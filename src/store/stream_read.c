@@ -99,15 +99,39 @@ enum err store_each_stream(struct store *s,
     return e;
 }
 
-/* ---- notes -------------------------------------------------------------------------------------------- */
+/* ---- notes --------------------------------------------------------------------------------------------
+ *
+ * A note stays for a while after it was forgotten: whoever opens a snapshot reads the notes a moment later,
+ * and what was open at the snapshot must be among them. */
+
+#define NOTE_LINGERS_US (INT64_C(10) * 1000000)
+
+static bool over(const struct stream_note *n, int64_t now_us)
+{
+    return n->forgotten_us != 0 && now_us - n->forgotten_us > NOTE_LINGERS_US;
+}
+
+static void drop_old(struct store *s, int64_t now_us)
+{
+    for (size_t i = 0; i < s->notes.count;)
+        if (over(&s->notes.items[i], now_us))
+            s->notes.items[i] = s->notes.items[--s->notes.count];
+        else
+            i++;
+}
 
 enum err store_stream_note(struct store *s, struct stream_note note)
 {
     enum err e = ERR_OK;
+    note.forgotten_us = 0;
     pthread_mutex_lock(&s->notes.lock);
     size_t at = 0;
     while (at < s->notes.count && s->notes.items[at].msg_id != note.msg_id)
         at++;
+    if (at == s->notes.cap) {
+        drop_old(s, os_monotonic_us(s->os));
+        at = s->notes.count;
+    }
     if (at == s->notes.cap) {
         size_t cap = at == 0 ? 64 : at * 2;
         struct stream_note *items = realloc(s->notes.items, cap * sizeof *items);
@@ -128,19 +152,21 @@ enum err store_stream_note(struct store *s, struct stream_note note)
 
 void store_stream_forget(struct store *s, int64_t msg_id)
 {
+    int64_t now_us = os_monotonic_us(s->os);
     pthread_mutex_lock(&s->notes.lock);
     for (size_t i = 0; i < s->notes.count; i++)
-        if (s->notes.items[i].msg_id == msg_id) {
-            s->notes.items[i] = s->notes.items[--s->notes.count];
-            break;
-        }
+        if (s->notes.items[i].msg_id == msg_id)
+            s->notes.items[i].forgotten_us = now_us;
     pthread_mutex_unlock(&s->notes.lock);
 }
 
 size_t store_stream_notes(struct store *s, uint64_t user_no, struct stream_note *ret, size_t max)
 {
     size_t n = 0;
+    if (atomic_load(&s->notes.count) == 0)
+        return 0;
     pthread_mutex_lock(&s->notes.lock);
+    drop_old(s, os_monotonic_us(s->os));
     for (size_t i = 0; i < s->notes.count; i++) {
         const struct stream_note *note = &s->notes.items[i];
         if (!note->group && note->home != user_no)
@@ -151,6 +177,25 @@ size_t store_stream_notes(struct store *s, uint64_t user_no, struct stream_note 
     }
     pthread_mutex_unlock(&s->notes.lock);
     return n;
+}
+
+enum err snapshot_take_notes(struct snapshot *snap, struct errctx *ec)
+{
+    struct store *s = snap->store;
+    size_t n = store_stream_notes(s, snap->user_no, NULL, 0), now;
+    for (; n > snap->nnotes; n = now) { /* others may come in between */
+        void *grown = realloc(snap->notes, n * sizeof *snap->notes);
+        if (grown == NULL)
+            return err_set(ec, ERR_NO_MEMORY, "out of memory");
+        snap->notes = grown;
+        now = store_stream_notes(s, snap->user_no, snap->notes, n);
+        snap->nnotes = n;
+        if (now <= n) {
+            snap->nnotes = now;
+            break;
+        }
+    }
+    return ERR_OK;
 }
 
 uint64_t store_streams_lost(const struct store *s)

@@ -311,7 +311,7 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
     if (e != ERR_OK)
         return e;
     if ((target.meta.flags & ROW_OPEN) != 0)
-        e = txn_stream_lose_copy(txn, id, target.meta.home, ec);
+        e = txn_stream_lose(txn, id, ec);
     if (e != ERR_OK)
         return e;
     c->values[CONV_TOTAL_MESSAGES].i -= c->values[CONV_TOTAL_MESSAGES].i > 0;

@@ -481,6 +481,24 @@ static void consolidation(void **state)
     reply_release(&r);
 }
 
+static void sweeping(void **state)
+{
+    (void)state;
+    static const char path[] = "/api/v1/admin/sweep";
+    struct reply r = http(f->port, "POST", path, f->admin, "");
+    static const char want[] =
+        "{\"users\":1,\"blobs\":2,\"refs\":3,\"refsRepaired\":4,\"blobsRepaired\":5,"
+        "\"blobsMissing\":6,\"filesSetAside\":7,\"uploadsRemoved\":8,\"executionTimeMs\":";
+    assert_int_equal(r.status, 200);
+    assert_memory_equal(r.body.ptr, want, sizeof want - 1);
+    reply_release(&r);
+    assert_reply(http(f->port, "POST", path, f->service, ""), 403,
+        "{\"error\":\"FORBIDDEN\",\"message\":\"this endpoint asks for role admin\"}");
+    r = http(f->port, "GET", path, f->admin, NULL);
+    assert_int_equal(r.status, 405);
+    reply_release(&r);
+}
+
 static void metrics(void **state)
 {
     (void)state;
@@ -752,9 +770,9 @@ int main(void)
         cmocka_unit_test(large_answers), cmocka_unit_test(a_client_that_leaves_cancels),
         cmocka_unit_test(connection_lifetimes), cmocka_unit_test(continue_is_said_when_it_is_time),
         cmocka_unit_test(bad_requests_get_an_answer_and_a_close), cmocka_unit_test(consolidation),
-        cmocka_unit_test(metrics), cmocka_unit_test(late_requests), cmocka_unit_test(connections_are_bounded),
-        cmocka_unit_test(cors), cmocka_unit_test(probes_behind_a_token),
-        cmocka_unit_test(a_taken_port_is_an_error), cmocka_unit_test(signals_stop_gracefully),
-        cmocka_unit_test(the_deadline_cancels_what_hangs)};
+        cmocka_unit_test(sweeping), cmocka_unit_test(metrics), cmocka_unit_test(late_requests),
+        cmocka_unit_test(connections_are_bounded), cmocka_unit_test(cors),
+        cmocka_unit_test(probes_behind_a_token), cmocka_unit_test(a_taken_port_is_an_error),
+        cmocka_unit_test(signals_stop_gracefully), cmocka_unit_test(the_deadline_cancels_what_hangs)};
     return cmocka_run_group_tests(tests, start, stop);
 }
