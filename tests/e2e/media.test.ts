@@ -347,6 +347,7 @@ describe("content", () => {
     assert.equal((await get("sa", body.content_ref)).status, 404);
     const chunks: Buffer[] = [];
     readers[0].on("data", (d) => chunks.push(d));
+    readers[0].resume();
     for (const socket of readers.slice(1)) socket.destroy();
     await new Promise((done) => readers[0].on("close", done));
     const all = Buffer.concat(chunks);
