@@ -19,6 +19,7 @@ void cli_engine_options(const struct config *c, struct kalamdb_options *o)
     o->max_media_bytes = (uint64_t)c->max_media_bytes;
     o->max_import_bytes = (uint64_t)c->max_import_bytes;
     o->max_user_media_bytes = (uint64_t)c->max_user_media_bytes;
+    o->media_types = c->media_types;
     o->max_changed_rows = (size_t)c->max_changed_rows;
     o->max_group_members = (uint32_t)c->max_group_members;
     o->consolidate_rows = (int)c->consolidate_rows;

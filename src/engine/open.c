@@ -5,6 +5,7 @@
 #include "engine/query.h"
 #include "engine/stream.h"
 #include "engine/transfer.h"
+#include "media/media.h"
 #include <stdlib.h>
 
 /* Recent changes kept per followed user for live subscribers (live.h). */
@@ -91,6 +92,7 @@ static enum err check_options(const struct kalamdb_options *o, struct errctx *ec
                       : o->max_content_bytes < 1                    ? "max_content_bytes"
                       : o->large_content_bytes < BLOB_PREVIEW_BYTES ? "large_content_bytes"
                       : o->max_media_bytes < 1                      ? "max_media_bytes"
+                      : !media_list_valid(str_c(o->media_types))    ? "media_types"
                       : o->max_import_bytes < 1                     ? "max_import_bytes"
                       : o->max_changed_rows < 1                     ? "max_changed_rows"
                       : o->max_group_members < 2                    ? "max_group_members"
@@ -164,6 +166,7 @@ static void free_all(struct kalamdb *db)
     pthread_mutex_destroy(&db->lock);
     free((char *)db->options.data_dir);
     free((char *)db->options.worker_path);
+    free((char *)db->options.media_types);
     free(db);
 }
 
@@ -186,6 +189,9 @@ kalamdb_code kalamdb_open(
     pthread_cond_init(&db->idle, NULL);
     pthread_cond_init(&db->upkeep_wake, NULL);
     bool copied = copy_string(&db->options.data_dir);
+    if (!copied)
+        db->options.media_types = NULL;
+    copied = copied && copy_string(&db->options.media_types);
     if (!copied)
         db->options.worker_path = NULL;
     copied = copied && copy_string(&db->options.worker_path);

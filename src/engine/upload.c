@@ -1,5 +1,6 @@
 #include "engine/upload.h"
 #include "base/json.h"
+#include "media/media.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -346,6 +347,12 @@ enum err upload_attach(struct kalamdb_query *q, struct chat_append *a, struct sp
     if (e != ERR_OK)
         return e;
     const struct blob *info = blob_file_info(u->file);
+    struct str accepted = str_c(q->db->options.media_types);
+    if (!media_list_holds(accepted, str_c(info->content_type))) {
+        e = err_set(&q->ec, ERR_INVALID_VALUE, "files of type %s are not accepted here", info->content_type);
+        err_detail(&q->ec, "Accepted are %.*s; the type is what the bytes say.", STR_FMT(accepted));
+        return e;
+    }
     r->size = info->bytes;
     memcpy(r->content_type, info->content_type, sizeof r->content_type);
     memcpy(r->sha256, info->sha256, sizeof r->sha256);

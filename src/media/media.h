@@ -19,6 +19,12 @@ struct media_type {
  * "text/plain; charset=utf-8", whatever it says; what nothing matches "bin", "application/octet-stream". */
 struct media_type media_sniff(struct str head);
 
+/* A list of types that are accepted, separated by commas: one type ("image/png"), or a star in place of the
+ * second half for a whole family. Is each entry well formed? */
+bool media_list_valid(struct str list);
+/* Is the type (its parameters do not count) in the list? An empty list holds all. */
+bool media_list_holds(struct str list, struct str content_type);
+
 struct media_source {
     /* Fills p with n bytes from the offset on; fewer at the end. Bytes read, or negative. */
     int64_t (*read)(void *arg, uint64_t offset, void *p, size_t n);

@@ -275,6 +275,20 @@ describe("uploads", () => {
   });
 });
 
+describe("media_types", () => {
+  it("accepts by the bytes, before anything is kept", async () => {
+    const own = await Server.start({ KALAMDB_MEDIA_TYPES: "image/*, application/pdf" });
+    const image = await upload("ua", png(1, 1), { conversation_id: "c" }, { server: own, name: "x.exe" });
+    assert.equal(image.status, 200, JSON.stringify(image.body));
+    const text = await upload("ua", Buffer.from("hello"), { conversation_id: "c" }, { server: own });
+    assert.equal(text.status, 400);
+    assert.equal(text.body.error, "INVALID_VALUE");
+    assert.match(text.body.message, /text\/plain/);
+    await until("nothing is left of it", () => files(own).length === 1);
+    assert.deepEqual((await own.sql("ua", "SELECT count(*) FROM messages")).rows, [[1]]);
+  });
+});
+
 describe("content", () => {
   it("comes in ranges", async () => {
     const bytes = randomBytes(3 << 20);

@@ -151,10 +151,31 @@ static void a_long_text_is_text(void **state)
     assert_string_equal(media_sniff(str_n(head, sizeof head)).extension, "bin");
 }
 
+static void lists_of_types(void **state)
+{
+    (void)state;
+    static const char *const valid[] = {
+        "", " ", "image/png", "image/*, video/mp4", "application/vnd.ms-x+xml"};
+    static const char *const bad[] = {"image", "image/", "/png", "*/*", "image/png,", ",image/png",
+        "image/p*", "Image/PNG", "a/b/c", "a b/c", "image/png;q=1"};
+    for (size_t i = 0; i < sizeof valid / sizeof *valid; i++)
+        assert_true(media_list_valid(str_c(valid[i])));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(media_list_valid(str_c(bad[i])));
+    assert_true(media_list_valid(STR_NULL));
+    assert_true(media_list_holds(STR_NULL, STR("image/png")));
+    assert_true(media_list_holds(STR(" image/png , text/plain"), STR("text/plain; charset=utf-8")));
+    assert_true(media_list_holds(STR("image/*,video/mp4"), STR("image/webp")));
+    assert_true(media_list_holds(STR("image/*,video/mp4"), STR("video/mp4")));
+    assert_false(media_list_holds(STR("image/*,video/mp4"), STR("video/webm")));
+    assert_false(media_list_holds(STR("image/*"), STR("imagery/png")));
+    assert_false(media_list_holds(STR("image/png"), STR("image/png2")));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(knows_types_and_dimensions),
         cmocka_unit_test(a_cut_header_has_no_size), cmocka_unit_test(an_endless_jpeg_ends),
-        cmocka_unit_test(a_long_text_is_text)};
+        cmocka_unit_test(a_long_text_is_text), cmocka_unit_test(lists_of_types)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
