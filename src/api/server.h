@@ -21,7 +21,6 @@
     X(ROUTE_EVENTS, ALLOW_GET, "/api/v1/events")                                                             \
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
-    X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
     X(ROUTE_BACKUP, ALLOW_POST, "/api/v1/admin/backup")                                                      \
     X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
@@ -148,7 +147,6 @@ struct call {
     struct erased_user *erased;  /* heap */
     struct kalamdb_sweep_counts swept;
     struct kalamdb_backup *backup;   /* heap */
-    struct kalamdb_sweep_counts swept;
     bool failed, abandoned;          /* abandoned: the client left */
     void (*aborted)(struct call *c); /* told so, or that the time to shut down is up; may be NULL */
     void *owner;                     /* whoever set that */
@@ -203,7 +201,6 @@ bool call_durability(struct call *c, enum kalamdb_durability *ret);
 void serve_message(struct call *c);
 void serve_conversations(struct call *c);
 void serve_consolidate(struct call *c);
-void serve_sweep(struct call *c);
 void serve_backup(struct call *c);
 void serve_sweep(struct call *c);
 void serve_user(struct call *c);
