@@ -252,6 +252,8 @@ static void clear_group(struct committer *c)
     clear_notes(&c->txn.puts);
     clear_notes(&c->txn.member_puts);
     c->txn.members_changed = false;
+    if (c->txn.group_lists.full)
+        group_lists_clear(&c->txn.group_lists);
     if (c->txn.arena.used_bytes > GROUP_BYTES_MAX)
         arena_release(&c->txn.arena);
     else

@@ -105,6 +105,7 @@ struct put_notes {
 struct group_lists {
     struct group_list *buckets[GROUP_LISTS_BUCKETS];
     size_t members;
+    bool full;
 };
 void group_lists_clear(struct group_lists *l);
 

@@ -5,7 +5,7 @@
 #include "base/buf.h"
 #include <stdlib.h>
 
-enum { TABLE_MIN = 256, KEEP_ENTRIES = 16384, KEEP_BYTES = 4 << 20 };
+enum { TABLE_MIN = 256, KEEP_ENTRIES = 65536, KEEP_BYTES = 16 << 20 };
 
 void overlay_init(struct overlay *o)
 {

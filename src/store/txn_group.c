@@ -39,13 +39,16 @@ void group_lists_clear(struct group_lists *l)
         l->buckets[i] = NULL;
     }
     l->members = 0;
+    l->full = false;
 }
 
-/* Memory that is not there only costs the next reader time. */
+/* Memory that is not there only costs the next reader time. The lists handed out so far stay where they are:
+ * a full cache starts over when the commit group is written. */
 static void list_add(struct group_lists *l, uint64_t group_no, const uint64_t *user_nos, size_t n)
 {
-    if (l->members + n > GROUP_LISTS_MEMBERS_MAX)
-        group_lists_clear(l);
+    l->full = l->full || l->members + n > GROUP_LISTS_MEMBERS_MAX;
+    if (l->full)
+        return;
     struct group_list *list = malloc(sizeof *list + n * sizeof *list->user_nos);
     if (list == NULL)
         return;

@@ -1,6 +1,6 @@
 /* The committer: barriers, publication, async mode, the disk reserve, the lock against a second process. */
 #include "fixture.h"
-#include "store/internal.h"
+#include "store/committer.h"
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -369,6 +369,45 @@ static void write_format(const char *path, uint32_t version)
     rocksdb_options_destroy(options);
 }
 
+static uint32_t read_format(struct store *s)
+{
+    struct key k = key_prefix(CATALOG_USER_NO, CATALOG_FORMAT);
+    char *message = NULL;
+    size_t len = 0;
+    char *value = rocksdb_get(s->db, s->read_latest, k.bytes, k.len, &len, &message);
+    assert_null(message);
+    assert_int_equal(len, 4);
+    uint32_t version = get_be32(value);
+    rocksdb_free(value);
+    return version;
+}
+
+/* Data from before there were groups: read as it is, and lifted, so that the program of that time refuses it.
+ */
+static void test_older_format_is_lifted(void **state)
+{
+    struct fixture *f = *state;
+    struct errctx ec;
+    struct catalog_state catalog;
+    char path[128];
+    snprintf(path, sizeof path, "%s/.kalamdb/hot", f->dir);
+    struct message m = {.user = "alice", .conversation = "c", .content = "kept"};
+    OK(insert(f->store, &m, &ec));
+    store_close(f->store);
+    write_format(path, 1);
+    OK(store_open(&f->cfg, &f->store, &ec));
+    assert_int_equal(read_format(f->store), STORE_FORMAT_VERSION);
+    struct message next = {.user = "alice", .conversation = "c", .content = "next"};
+    OK(insert(f->store, &next, &ec));
+    assert_int_equal(next.seq, 2);
+    /* The catalog's state of that time: highest id 5, next user 3, no hot rows, and no word of groups. */
+    OK(catalog_decode(STR("\1\5\3\0"), &catalog));
+    assert_int_equal(catalog.next_user_no, 3);
+    assert_int_equal(catalog_users(&catalog), 2);
+    assert_int_equal(catalog_decode(STR("\2\5\3\0"), &catalog), ERR_CORRUPT);
+    assert_int_equal(catalog_decode(STR("\2\5\3\0\3"), &catalog), ERR_CORRUPT);
+}
+
 static void test_newer_format_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -465,6 +504,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_disk_reserve, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_process_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_newer_format_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_older_format_is_lifted, setup, teardown),
         cmocka_unit_test_setup_teardown(test_writers_and_readers, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
