@@ -82,11 +82,21 @@ bool str_to_i64(struct str s, int64_t *ret)
 }
 
 /* FNV-1a with a finishing mix (splitmix64's), so that low bits are usable as a table index. */
+/* Eight bytes a step: keys of the storage are hashed several times for every row written. */
 uint64_t str_hash(struct str s)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < s.len; i++)
-        h = (h ^ (unsigned char)s.ptr[i]) * 0x100000001b3u;
+    uint64_t h = 0xcbf29ce484222325u ^ s.len, word;
+    size_t at = 0;
+    for (; s.len - at >= sizeof word; at += sizeof word) {
+        memcpy(&word, s.ptr + at, sizeof word);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 32;
+    }
+    if (at < s.len) {
+        word = 0;
+        memcpy(&word, s.ptr + at, s.len - at);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+    }
     h ^= h >> 30;
     h *= 0xbf58476d1ce4e5b9u;
     h ^= h >> 27;

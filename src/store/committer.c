@@ -213,6 +213,7 @@ static void account(struct committer *c)
     struct store *s = c->store;
     struct txn *t = &c->txn;
     t->catalog_written = t->catalog;
+    records_written(&t->records, &t->overlay);
     atomic_fetch_add_explicit(&s->rows_inserted, t->inserted, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->rows_updated, t->updated, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->rows_deleted, t->deleted, memory_order_relaxed);
@@ -268,6 +269,7 @@ static void fail(struct committer *c, const struct errctx *why)
     c->recover_after_us = os_monotonic_us(c->store->os) + RECOVER_INTERVAL_US;
     heads_clear(&c->txn.heads);
     group_lists_clear(&c->txn.group_lists);
+    records_clear(&c->txn.records);
     pending_clear(&c->txn.pending);
     buf_clear(&c->txn.buried); /* what is on disk tells, the sweep asks it */
     c->txn.inserted = c->txn.updated = c->txn.deleted = 0;
@@ -410,6 +412,7 @@ static void committer_free(struct committer *c)
     free(t->puts.at);
     free(t->member_puts.at);
     group_lists_clear(&t->group_lists);
+    records_release(&t->records);
     heads_release(&t->heads);
     arena_release(&t->arena);
     arena_release(&t->pending.arena);

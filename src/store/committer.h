@@ -109,6 +109,25 @@ struct group_lists {
 };
 void group_lists_clear(struct group_lists *l);
 
+/* ---- committed records by key: records.c -------------------------------------------------------------- */
+
+#define RECORDS_BYTES_MAX ((size_t)32 << 20) /* beyond that the cache starts over, between groups */
+#define RECORD_BYTES_MAX ((size_t)64 << 10)  /* larger values are not kept */
+struct records {
+    struct record **buckets;
+    size_t bytes;
+};
+/* Is a key of the kind that is kept? */
+bool records_take(struct str key);
+/* The value, until the commit group is written. False: not known. */
+bool records_get(const struct records *r, struct str key, struct str *ret);
+/* What a read found in the database. Not for a key that is there: its value may be borrowed. */
+void records_put(struct records *r, struct str key, struct str value);
+/* The group is in the database. */
+void records_written(struct records *r, const struct overlay *o);
+void records_clear(struct records *r);
+void records_release(struct records *r);
+
 struct txn {
     struct store *store;
     struct committer *committer;
@@ -116,6 +135,7 @@ struct txn {
     struct put_notes puts;        /* message rows */
     struct put_notes member_puts; /* members of groups */
     struct group_lists group_lists;
+    struct records records;
     bool members_changed; /* since the last written commit group: lists read now must not be cached */
     struct heads heads;
     struct catalog_state catalog, catalog_saved, catalog_written;

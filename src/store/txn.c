@@ -109,6 +109,9 @@ enum err txn_get(struct txn *txn, const struct key *key, struct str *ret, struct
         *ret = e->value; /* lives as long as the group */
         return ERR_OK;
     }
+    bool kept = records_take(key_view(key));
+    if (kept && records_get(&txn->records, key_view(key), ret))
+        return ERR_OK;
     char *message = NULL;
     rocksdb_pinnableslice_t *slice =
         rocksdb_get_pinned(txn->store->db, txn->store->read_latest, key->bytes, key->len, &message);
@@ -118,6 +121,8 @@ enum err txn_get(struct txn *txn, const struct key *key, struct str *ret, struct
     size_t len;
     const char *value = rocksdb_pinnableslice_value(slice, &len);
     struct str copy = arena_str(&txn->arena, str_n(value, len));
+    if (kept)
+        records_put(&txn->records, key_view(key), str_n(value, len));
     rocksdb_pinnableslice_destroy(slice);
     if (copy.ptr == NULL)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
