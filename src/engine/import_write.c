@@ -5,6 +5,7 @@
  * A chunk: which of its rows are there (hot by look-up, cold by a worker) → files of the others placed under
  * fresh ids, so that they meet nothing → commit. ERR_RETRY begins the chunk again. */
 #include "engine/import.h"
+#include <jansson.h>
 #include <stdlib.h>
 
 #define CHUNK_ROWS 1000
@@ -13,7 +14,7 @@
 
 struct chunk {
     struct kalamdb_import *im;
-    struct arena arena; /* new refs */
+    struct arena arena; /* new refs, changed metadata */
     size_t n;
     struct value (*values)[MSG_NCOLUMNS];
     struct chat_import_message *messages;
@@ -272,7 +273,7 @@ static enum err write_chunk(struct chunk *k, struct chat_import *op, struct errc
 static enum err chunk_init(struct chunk *k, struct kalamdb_import *im, struct errctx *ec)
 {
     *k = (struct chunk){.im = im};
-    arena_init(&k->arena, (size_t)16 << 20);
+    arena_init(&k->arena, (size_t)64 << 20);
     k->values = calloc(CHUNK_ROWS, sizeof *k->values);
     k->messages = calloc(CHUNK_ROWS, sizeof *k->messages);
     k->refs = calloc(CHUNK_ROWS, sizeof *k->refs);
@@ -290,6 +291,28 @@ static void chunk_release(struct chunk *k)
     arena_release(&k->arena);
 }
 
+/* A reply that was growing when it was exported grows no more: nobody here holds its stream. */
+static enum err settle_stream(struct chunk *k, struct value *metadata, struct errctx *ec)
+{
+    if (value_is_null(*metadata) || memmem(metadata->s.ptr, metadata->s.len, "\"stream\"", 8) == NULL)
+        return ERR_OK;
+    json_t *o = json_loadb(metadata->s.ptr, metadata->s.len, JSON_DECODE_ANY, NULL);
+    const char *state = json_string_value(json_object_get(o, "stream"));
+    enum err e = ERR_OK;
+    if (state != NULL && strcmp(state, "open") == 0) {
+        char *text = NULL;
+        if (json_object_set_new(o, "stream", json_string("interrupted")) == 0)
+            text = json_dumps(o, JSON_COMPACT);
+        struct str copy = text != NULL ? arena_str(&k->arena, str_c(text)) : STR_NULL;
+        free(text);
+        e = copy.ptr != NULL ? ERR_OK : err_internal(ec, ERR_NO_MEMORY, "import");
+        if (e == ERR_OK)
+            *metadata = value_json(copy);
+    }
+    json_decref(o);
+    return e;
+}
+
 /* Rows of a page from `at` on, checked as when they were verified: the worker that read them is trusted with
  * nothing. */
 static enum err fill(struct chunk *k, const struct rowset *rs, size_t at, struct errctx *ec)
@@ -301,6 +324,8 @@ static enum err fill(struct chunk *k, const struct rowset *rs, size_t at, struct
         struct value *v = k->values[k->n];
         import_row(&schema_messages, rowset_row(rs, at + k->n), v);
         enum err e = chat_import_check_message(v, im->ids_below, im->manifest.seq, &limits, ec);
+        if (e == ERR_OK)
+            e = settle_stream(k, &v[MSG_METADATA], ec);
         if (e != ERR_OK)
             return e;
         struct value ref = v[MSG_CONTENT_REF];

@@ -541,3 +541,40 @@ test("a server that dies during kalamdb export leaves no file behind", async () 
   assert.equal(await ended, 1);
   await server.destroy();
 });
+
+test("a shutdown waits for neither a client that does not read nor an import without end", async () => {
+  const server = await Server.start({ KALAMDB_SHUTDOWN_TIMEOUT_MS: "1000" });
+  for (let i = 0; i < 30; i++) await server.sql("alice", "INSERT INTO messages (conversation_id, content) VALUES ('c', $1)", [randomBytes(600_000).toString("base64")]);
+  const archive = await download(server, "alice");
+  const stalled = connect(server.port, "127.0.0.1");
+  stalled.on("error", () => {});
+  stalled.write(`GET /api/v1/export HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${server.token("alice")}\r\n\r\n`);
+  await new Promise((done) => stalled.once("data", done));
+  stalled.pause();
+  const half = connect(server.port, "127.0.0.1");
+  half.on("error", () => {});
+  half.write(`POST /api/v1/import?user=carol HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${server.token("s", "service")}\r\nContent-Length: 1000000\r\n\r\n${"x".repeat(1000)}`);
+  const importing = upload(server, "bob", archive.bytes).catch(() => undefined);
+  const started = Date.now();
+  assert.equal(await server.stop(), 0);
+  assert.ok(Date.now() - started < 15_000);
+  stalled.destroy();
+  half.destroy();
+  await importing;
+  await server.up();
+  for (const folder of ["exports", "imports"]) assert.deepEqual(readdirSync(join(server.data, ".kalamdb", folder)), []);
+  assert.equal((await upload(server, "bob", archive.bytes)).status, 200);
+  assert.equal((await server.sql("bob", "SELECT count(*) FROM messages")).rows[0][0], 30);
+  await server.destroy();
+});
+
+test("a reply that was growing is interrupted where it is imported", async () => {
+  const server = await Server.start();
+  const msgId = await server.say("alice", "c", "so far", { metadata: { stream: "open", model: { stream: "open" } } });
+  const archive = await download(server, "alice");
+  assert.equal((await upload(server, "bob", archive.bytes)).status, 200);
+  assert.deepEqual((await server.sql("bob", "SELECT msg_id, content, metadata FROM messages")).rows, [
+    [msgId, "so far", { stream: "interrupted", model: { stream: "open" } }],
+  ]);
+  await server.destroy();
+});
