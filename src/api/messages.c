@@ -1,13 +1,8 @@
 /* What WebSocket clients say (contract, section 3), and the handshake that begins it. */
-#include "api/json_in.h"
+#include "api/client_message.h"
 #include "api/session.h"
+#include "api/stream.h"
 #include "base/json.h"
-
-struct client_message {
-    struct str type, token, id, sub_id;
-    struct subscribe_request subscribe;
-    bool id_given; /* of any type but null */
-};
 
 static void put_id(struct buf *b, struct str id)
 {
@@ -27,78 +22,6 @@ static void send_error(struct session *s, const char *code, const char *message,
     buf_u8(b, '}');
     if (!b->failed)
         session_send(s, buf_view(b));
-}
-
-static const char *text_field(const struct json_item *item, struct str *ret, const char *why)
-{
-    if (item->kind == JSON_IS_NULL)
-        return NULL;
-    if (item->kind != JSON_IS_STRING)
-        return why;
-    *ret = item->s;
-    return NULL;
-}
-
-/* A number, or its decimal text (as BIGINTs outside the safe range travel). */
-static const char *integer_field(const struct json_item *item, int64_t *ret, bool *ret_has, const char *why)
-{
-    if (item->kind == JSON_IS_NULL)
-        return NULL;
-    *ret_has = true;
-    if (item->kind == JSON_IS_INT)
-        *ret = item->i;
-    else if (item->kind != JSON_IS_STRING || !str_to_i64(item->s, ret))
-        return why;
-    return NULL;
-}
-
-static const char *read_field(struct str key, const struct json_item *item, struct client_message *m)
-{
-    struct subscribe_request *r = &m->subscribe;
-    int64_t seq = 0;
-    const char *why;
-    if (str_eq(key, STR("type")))
-        return text_field(item, &m->type, "type must be a string");
-    if (str_eq(key, STR("id")))
-        return text_field(item, &m->id, "id must be a string");
-    if (str_eq(key, STR("token")))
-        return text_field(item, &m->token, "token must be a string");
-    if (str_eq(key, STR("subscriptionId")))
-        return text_field(item, &m->sub_id, "subscriptionId must be a string");
-    if (str_eq(key, STR("userId")))
-        return text_field(item, &r->user_id, "userId must be a string");
-    if (str_eq(key, STR("conversationId")))
-        return text_field(item, &r->conversation_id, "conversationId must be a string");
-    if (str_eq(key, STR("feed")))
-        return text_field(item, &r->feed, "feed must be a string");
-    if (str_eq(key, STR("lastMsgId")))
-        return integer_field(item, &r->last_msg_id, &r->has_last_msg_id, "lastMsgId must be an integer");
-    if (!str_eq(key, STR("lastSeq")))
-        return NULL;
-    why = integer_field(item, &seq, &r->has_last_seq, "lastSeq must be an integer");
-    if (why == NULL && seq < 0)
-        return "lastSeq must not be negative";
-    r->last_seq = (uint64_t)seq;
-    return why;
-}
-
-static const char *read_message(struct str text, struct arena *arena, struct client_message *m)
-{
-    struct json_in in = json_in(text, arena);
-    struct json_item item;
-    struct str key;
-    const char *why = NULL;
-    if (!json_in_object(&in))
-        return "a message is a JSON object";
-    while (json_in_member(&in, &key) && json_in_value(&in, &item)) {
-        const char *bad = read_field(key, &item, m);
-        why = why != NULL ? why : bad;
-    }
-    if (!json_in_end(&in))
-        return in.why;
-    if (why == NULL && m->type.ptr == NULL)
-        return "type is missing";
-    return why;
 }
 
 static void on_auth(struct session *s, const struct client_message *m)
@@ -175,15 +98,23 @@ static void on_ping(struct session *s, const struct client_message *m)
     session_send(s, buf_view(b));
 }
 
-static bool is_later_kind(struct str type)
+static void on_signal(struct session *s, const struct client_message *m)
 {
-    static const struct str later[] = {
-        {"stream_begin", 12}, {"append", 6}, {"stream_end", 10}, {"signal", 6}};
-    for (size_t i = 0; i < sizeof later / sizeof *later; i++) {
-        if (str_eq(type, later[i]))
-            return true;
+    struct kalamdb_error error = {0};
+    if (!session_may_signal(s)) {
+        send_error(s, "RATE_LIMITED", "too many signals", m->id);
+        return;
     }
-    return false;
+    struct kalamdb_signal signal = {.caller = principal_caller(s->who),
+        .user_id = kstr(m->subscribe.user_id),
+        .conversation_id = kstr(m->subscribe.conversation_id),
+        .from = kstr(m->from),
+        .kind = kstr(m->kind),
+        .data = kstr(m->data)};
+    kalamdb_code code = kalamdb_signal(s->worker->server->db, &signal, &error);
+    if (code != KALAMDB_OK)
+        send_error(s, stream_error_code(code),
+            kalamdb_code_status(code) == 500 ? "internal error" : error.message, m->id);
 }
 
 void session_text(struct session *s, struct str text)
@@ -191,7 +122,7 @@ void session_text(struct session *s, struct str text)
     struct client_message m = {0};
     struct arena *arena = &s->worker->scratch;
     arena_clear(arena);
-    const char *why = read_message(text, arena, &m);
+    const char *why = client_message_read(text, arena, &m);
     if (s->who == NULL && (why != NULL || !str_eq(m.type, STR("auth")))) {
         net_stream_close(s->conn, WS_CODE_AUTH, STR("the first message must be auth"), false);
         return;
@@ -206,8 +137,10 @@ void session_text(struct session *s, struct str text)
         on_unsubscribe(s, &m);
     else if (str_eq(m.type, STR("ping")))
         on_ping(s, &m);
-    else if (is_later_kind(m.type))
-        send_error(s, "UNSUPPORTED", "streamed replies and signals are not available", m.id);
+    else if (str_eq(m.type, STR("signal")))
+        on_signal(s, &m);
+    else if (stream_call_is(m.type))
+        session_stream(s, &m);
     else
         send_error(s, "INVALID_MESSAGE", "unknown message type", m.id);
     if (arena->used_bytes > 65536)

@@ -1,4 +1,5 @@
 #include "api/session.h"
+#include "api/stream.h"
 #include "base/json.h"
 #include <stdlib.h>
 
@@ -69,6 +70,7 @@ void session_unsubscribe(struct session *s, struct subscription *sub)
 
 void session_discard(struct session *s)
 {
+    session_stream_close(s);
     while (s->subs != NULL)
         session_unsubscribe(s, s->subs);
     if (s->pprev != NULL) {
@@ -405,6 +407,7 @@ void session_pump(struct session *s)
         return;
     s->pumping = true;
     int left = PUMP_EVENTS;
+    session_stream_pump(s);
     while (s->conn != NULL && s->ready_first != NULL && left > 0 && !full(s))
         left -= turn(s) + 1;
     s->pumping = false;
@@ -440,7 +443,7 @@ static void session_task(struct net_task *task)
 static void on_drained(void *arg)
 {
     struct session *s = arg;
-    if (s->ready_first == NULL || s->task_posted)
+    if ((s->ready_first == NULL && s->producer == NULL) || s->task_posted)
         return;
     s->task_posted = true;
     net_post(s->worker->loop, &s->task);

@@ -39,6 +39,9 @@ struct session {
     uint32_t nsubs;
     uint64_t signals[SIGNALS_KNOWN]; /* sent lately */
     unsigned next_signal;
+    struct session_producer *producer; /* NULL: nothing was streamed yet */
+    double signal_tokens;
+    uint64_t signalled_ms;
     bool events; /* Server-Sent Events; else WebSocket */
     bool task_posted, pumping;
 };

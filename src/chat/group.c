@@ -9,6 +9,7 @@
  * A service acts for the user whose tables it names, who must be a member; rank does not bind it. */
 #include "base/role.h"
 #include "chat/rules.h"
+#include "chat/stream.h"
 #include "store/backfill.h"
 #include <jansson.h>
 
@@ -344,7 +345,9 @@ static enum err settle_group(struct txn *txn, struct group *g, bool owner_left, 
 enum err chat_group_leave(struct txn *txn, struct group *g, struct member *m, struct errctx *ec)
 {
     bool owner = m->role == ROLE_OF_OWNER;
-    enum err e = txn_group_member_remove(txn, g, m, ec);
+    enum err e = chat_stream_leave(txn, m->user_no, g->group_no, ec);
+    if (e == ERR_OK)
+        e = txn_group_member_remove(txn, g, m, ec);
     return e == ERR_OK ? settle_group(txn, g, owner, ec) : e;
 }
 
@@ -405,7 +408,9 @@ static enum err remove_one(struct chat_members_remove *r, struct txn *txn, struc
         return e;
     l->owner_left = l->owner_left || m.role == ROLE_OF_OWNER;
     l->changed = true;
-    e = txn_group_member_remove(txn, &l->g, &m, ec);
+    e = chat_stream_leave(txn, m.user_no, l->g.group_no, ec);
+    if (e == ERR_OK)
+        e = txn_group_member_remove(txn, &l->g, &m, ec);
     return e == ERR_OK ? txn_conversation_announce(txn, m.user_no, l->g.values[CONV_ID].s, ec) : e;
 }
 

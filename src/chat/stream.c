@@ -90,8 +90,10 @@ enum err chat_stream_append(const struct chat_stream_text *t, struct txn *txn, s
     const uint64_t *members;
     size_t n;
     enum err e = txn_group_present(txn, &g, &members, &n, ec);
+    /* Who came later, or deleted their copy, hears nothing of it. */
     for (size_t i = 0; e == ERR_OK && i < n; i++)
-        e = txn_stream_announce(txn, members[i], &t->delta, ec);
+        if (txn_stream_reaches(txn, members[i], t->delta.msg_id))
+            e = txn_stream_announce(txn, members[i], &t->delta, ec);
     return e;
 }
 

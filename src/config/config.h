@@ -37,6 +37,8 @@
     X(INT, max_group_members, 1000, 2, 100000, "members of one group")                                       \
     X(INT, max_connections, 18000, 1, 10000000, "open connections")                                          \
     X(INT, max_subscriptions, 100, 1, 1000000, "subscriptions of one connection")                            \
+    X(INT, signals_per_second, 10, 0, 1000000,                                                               \
+        "signals one connection may send, with bursts of twice as many")                                     \
     X(INT, max_frame_bytes, 1048576, 1024, 104857600, "WebSocket message from a client")                     \
     X(INT, max_socket_buffer_bytes, 262144, 4096, 1073741824, "bytes waiting for a slow reader")             \
     X(INT, slow_subscriber_timeout_ms, 30000, 100, 3600000,                                                  \

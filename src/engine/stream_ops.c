@@ -143,6 +143,9 @@ static enum err begin_take(struct begin *b, const struct kalamdb_stream_begin *i
         .nmessages = 1,
         .messages = &b->message};
     b->b.producer = b->caller.user_id;
+    b->caller.issued_s = in->caller.issued_s;
+    b->op.author = b->caller.user_id;
+    b->op.author_issued_s = in->caller.issued_s;
     if (arena_failed(a))
         return err_internal(ec, ERR_NO_MEMORY, "begin of a stream");
     struct chat_limits limits = {.content_bytes_max = b->ss->db->options.max_content_bytes};

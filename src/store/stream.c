@@ -170,6 +170,14 @@ void txn_stream_chunk(struct txn *txn, uint64_t home, const struct stream_delta 
     txn_put(txn, &k, d->text);
 }
 
+bool txn_stream_reaches(struct txn *txn, uint64_t user_no, int64_t msg_id)
+{
+    struct key k = key_id(user_no, SPACE_IDS, msg_id);
+    struct str value;
+    struct errctx ec;
+    return txn_followed(txn, user_no) && txn_get(txn, &k, &value, &ec) == ERR_OK;
+}
+
 enum err txn_stream_announce(
     struct txn *txn, uint64_t user_no, const struct stream_delta *d, struct errctx *ec)
 {

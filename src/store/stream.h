@@ -60,6 +60,8 @@ uint64_t txn_stream_opened(const struct txn *txn, uint64_t *ret_home);
 
 /* Text that follows `offset` bytes: one chunk, and an announcement for each user who has a copy. */
 void txn_stream_chunk(struct txn *txn, uint64_t home, const struct stream_delta *d);
+/* Does the user have a copy, and does somebody follow them? */
+bool txn_stream_reaches(struct txn *txn, uint64_t user_no, int64_t msg_id);
 enum err txn_stream_announce(
     struct txn *txn, uint64_t user_no, const struct stream_delta *d, struct errctx *ec) CHECKED;
 /* `base` followed by the chunks, this group's own included; in the txn's arena. CORRUPT when there is a hole.

@@ -702,3 +702,98 @@ void kalamdb_backup(struct kalamdb *db, const char *dir, int keep, kalamdb_backe
     }
     done(arg, full ? NULL : &backup, &error);
 }
+
+/* ---- streamed messages and signals: one producer that answers every call at once ---- */
+
+struct kalamdb_producer {
+    void (*wake)(void *arg);
+    void *arg;
+    struct kalamdb_stream_event events[64];
+    int first, n;
+    bool armed;
+};
+
+kalamdb_code kalamdb_producer_open(struct kalamdb *db, void (*wake)(void *arg), void *arg,
+    struct kalamdb_producer **ret, struct kalamdb_error *error)
+{
+    (void)db, (void)error;
+    *ret = calloc(1, sizeof **ret);
+    (*ret)->wake = wake;
+    (*ret)->arg = arg;
+    (*ret)->armed = true;
+    return KALAMDB_OK;
+}
+
+void kalamdb_producer_close(struct kalamdb_producer *p)
+{
+    free(p);
+}
+
+enum kalamdb_stream_event_kind kalamdb_producer_next(
+    struct kalamdb_producer *p, struct kalamdb_stream_event *ret)
+{
+    *ret = (struct kalamdb_stream_event){.kind = KALAMDB_STREAM_PENDING};
+    p->armed = p->first == p->n;
+    if (p->first < p->n)
+        *ret = p->events[p->first++];
+    else
+        p->first = p->n = 0;
+    return ret->kind;
+}
+
+static void producer_answer(struct kalamdb_producer *p, struct kalamdb_stream_event event)
+{
+    if (p->n == 64)
+        abort();
+    p->events[p->n++] = event;
+    if (p->armed) {
+        p->armed = false;
+        p->wake(p->arg);
+    }
+}
+
+void kalamdb_stream_begin(struct kalamdb_producer *p, const struct kalamdb_stream_begin *begin, uint64_t tag)
+{
+    struct kalamdb_stream_event event = {.kind = KALAMDB_STREAM_BEGUN, .tag = tag, .msg_id = 77};
+    if (begin->conversation_id.ptr == NULL) {
+        event.kind = KALAMDB_STREAM_ERROR;
+        event.msg_id = 0;
+        event.error = (struct kalamdb_error){.code = ERR_CONSTRAINT, .message = "no conversation"};
+    }
+    producer_answer(p, event);
+}
+
+void kalamdb_stream_append(struct kalamdb_producer *p, const struct kalamdb_caller *caller, int64_t msg_id,
+    uint64_t offset, struct kalamdb_str text, uint64_t tag)
+{
+    (void)caller;
+    struct kalamdb_stream_event event = {
+        .kind = KALAMDB_STREAM_ACK, .msg_id = msg_id, .offset = offset + text.len};
+    if (offset > 1000)
+        event = (struct kalamdb_stream_event){.kind = KALAMDB_STREAM_ERROR,
+            .tag = tag,
+            .msg_id = msg_id,
+            .offset = 3,
+            .has_offset = true,
+            .error = {.code = ERR_INVALID_REQUEST, .message = "a hole"}};
+    producer_answer(p, event);
+}
+
+void kalamdb_stream_end(struct kalamdb_producer *p, const struct kalamdb_caller *caller, int64_t msg_id,
+    struct kalamdb_str metadata, uint64_t tag)
+{
+    (void)caller;
+    producer_answer(
+        p, (struct kalamdb_stream_event){
+               .kind = KALAMDB_STREAM_ENDED, .tag = tag, .msg_id = msg_id, .offset = metadata.len});
+}
+
+kalamdb_code kalamdb_signal(
+    struct kalamdb *db, const struct kalamdb_signal *signal, struct kalamdb_error *error)
+{
+    (void)db;
+    if (signal->kind.len > 0)
+        return KALAMDB_OK;
+    *error = (struct kalamdb_error){.code = ERR_INVALID_REQUEST, .message = "no kind"};
+    return error->code;
+}
