@@ -60,13 +60,13 @@ static bool next_member(struct str s, size_t *at, struct member *ret)
     return true;
 }
 
-bool json_is_object(struct str json)
+bool json_text_is_object(struct str json)
 {
     size_t at = skip_space(json, 0);
     return at < json.len && json.ptr[at] == '{';
 }
 
-struct str json_object_get(struct str object, struct str key)
+struct str json_text_member(struct str object, struct str key)
 {
     struct member m;
     struct str found = STR_NULL;
@@ -86,12 +86,12 @@ static void put_member(struct buf *b, const struct member *m, bool *any)
     *any = true;
 }
 
-bool json_object_merge(struct buf *ret, struct str a, struct str b, struct str without)
+bool json_text_merge(struct buf *ret, struct str a, struct str b, struct str without)
 {
     struct member m;
     bool any = false;
     for (size_t at = 0; next_member(a, &at, &m);)
-        if (!str_eq(m.key, without) && json_object_get(b, m.key).ptr == NULL)
+        if (!str_eq(m.key, without) && json_text_member(b, m.key).ptr == NULL)
             put_member(ret, &m, &any);
     for (size_t at = 0; next_member(b, &at, &m);)
         put_member(ret, &m, &any);

@@ -9,7 +9,7 @@ static const struct str opened = {"{\"stream\":\"open\"}", 17},
 
 enum err chat_stream_metadata_check(struct value metadata, struct errctx *ec)
 {
-    if (!value_is_null(metadata) && !json_is_object(metadata.s))
+    if (!value_is_null(metadata) && !json_text_is_object(metadata.s))
         return err_set(ec, ERR_INVALID_REQUEST, "metadata of a streamed message must be an object");
     return ERR_OK;
 }
@@ -19,9 +19,9 @@ static enum err with_state(struct value metadata, struct value more, struct str 
     struct value *ret, struct errctx *ec)
 {
     struct buf merged = BUF_INIT(0), done = BUF_INIT(0);
-    struct str a = value_is_null(metadata) || !json_is_object(metadata.s) ? STR_NULL : metadata.s;
-    (void)json_object_merge(&merged, a, value_is_null(more) ? STR_NULL : more.s, key);
-    bool any = json_object_merge(&done, buf_view(&merged), state, key);
+    struct str a = value_is_null(metadata) || !json_text_is_object(metadata.s) ? STR_NULL : metadata.s;
+    (void)json_text_merge(&merged, a, value_is_null(more) ? STR_NULL : more.s, key);
+    bool any = json_text_merge(&done, buf_view(&merged), state, key);
     struct str copy = merged.failed || done.failed ? STR_NULL : arena_str(arena, buf_view(&done));
     buf_release(&merged);
     buf_release(&done);

@@ -244,7 +244,7 @@ describe("a streamed reply", () => {
 
   it("reaches every member of a group, and ends for each of them", async () => {
     const made = await s.request("POST", "/api/v1/conversations", { token: s.token("gil"), body: { conversation_id: "room", conversation_type: "group", members: ["hal", "ivy"] } });
-    assert.equal(made.status, 200, JSON.stringify(made.body));
+    assert.equal(made.status, 201, JSON.stringify(made.body));
     const members = ["gil", "hal", "ivy"];
     const readers = new Map<string, Socket>();
     for (const m of members) {
@@ -252,7 +252,7 @@ describe("a streamed reply", () => {
       await ws.subscribe({ id: m });
       readers.set(m, ws);
     }
-    const writer = await s.socket("bot", { role: "service" });
+    const writer = await s.socket("helper", { role: "service" });
     const id = await begin(writer, "room", { userId: "gil" });
     writer.send({ type: "append", msgId: id, offset: 0, text: "to all" });
     await acked(writer, id, 6);
@@ -282,7 +282,7 @@ describe("a streamed reply", () => {
 describe("signals", () => {
   it("reach the other members once per connection, and are never stored", async () => {
     const made = await s.request("POST", "/api/v1/conversations", { token: s.token("kim"), body: { conversation_id: "talk", conversation_type: "group", members: ["leo"] } });
-    assert.equal(made.status, 200, JSON.stringify(made.body));
+    assert.equal(made.status, 201, JSON.stringify(made.body));
     const kim = await s.socket("kim");
     await kim.subscribe({ id: "k" });
     const leo = await s.socket("leo");
@@ -312,9 +312,9 @@ describe("signals", () => {
     await s.say("nia", "chat", "hello");
     const nia = await s.socket("nia");
     await nia.subscribe({ id: "n" });
-    const bot = await s.socket("bot", { role: "service" });
+    const bot = await s.socket("helper", { role: "service" });
     bot.send({ type: "signal", userId: "nia", conversationId: "chat", kind: "typing" });
-    assert.deepEqual(await nia.next(), { type: "signal", conversationId: "chat", from: "bot", kind: "typing" });
+    assert.deepEqual(await nia.next(), { type: "signal", conversationId: "chat", from: "helper", kind: "typing" });
     nia.close();
     bot.close();
   });
