@@ -510,6 +510,7 @@ export class ReplyWriter {
   msgId: number | undefined;
   private chunks: { offset: number; text: string; end: number }[] = [];
   private length = 0;
+  private later: any;
   private ended: { metadata?: Record<string, any> } | undefined;
   readonly done: Promise<void>;
   private finish!: (error?: Error) => void;
@@ -544,10 +545,18 @@ export class ReplyWriter {
     return this.done;
   }
 
-  /** The socket is (again) open. */
+  /** The socket is (again) open. A begin that is repeated with its key names the same message. */
   connected(): void {
+    clearTimeout(this.later);
+    this.later = undefined;
+    if (this.msgId !== undefined && this.options.clientMsgId === undefined) return this.goOn();
     this.msgId = undefined;
     this.send({ type: "stream_begin", id: this.id, ...this.options });
+  }
+
+  private goOn(): void {
+    for (const chunk of this.chunks) this.append(chunk);
+    this.finishIfStored();
   }
 
   take(frame: any): void {
@@ -555,15 +564,16 @@ export class ReplyWriter {
       this.msgId = frame.msgId;
       // It was ended before the interruption; only the answer was lost.
       if (frame.ended === true) return this.finish();
-      for (const chunk of this.chunks) this.append(chunk);
-      this.finishIfStored();
+      this.chunks = this.chunks.filter((chunk) => chunk.end > (frame.offset ?? 0));
+      this.goOn();
     } else if (frame.type === "append_ack" && frame.msgId === this.msgId) {
       this.chunks = this.chunks.filter((chunk) => chunk.end > frame.offset);
       this.finishIfStored();
     } else if (frame.type === "stream_end_ack" && frame.msgId === this.msgId) {
       this.finish();
     } else if (frame.type === "error" && frame.id === this.id) {
-      this.finish(new KalamError(frame.code, frame.message, 400));
+      if (frame.code === "INTERNAL" || frame.code === "RATE_LIMITED") this.later ??= setTimeout(() => this.connected(), 1000);
+      else this.finish(new KalamError(frame.code, frame.message, 400));
     }
   }
 

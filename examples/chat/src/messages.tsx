@@ -20,7 +20,7 @@ function Picture({ chat, message }: { chat: Chat; message: Message }) {
       shown = false;
     };
   }, [ref]);
-  const { width, height } = message.metadata ?? {};
+  const { width, height } = message.metadata?.media ?? {};
   const shape = width > 0 && height > 0 ? { aspectRatio: `${width} / ${height}`, width: `${Math.min(360, width, (320 * width) / height)}px` } : {};
   if (failed) return <div class="picture missing">The picture could not be loaded.</div>;
   return (

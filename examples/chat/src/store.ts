@@ -473,7 +473,7 @@ export class Chat {
     if (held !== undefined && held.until > Date.now()) return held.url;
     const url = this.client
       .request("POST", "/api/v1/tickets", { content_ref: ref })
-      .then(({ ticket }) => `${this.client.options.url}/api/v1/content/${ref}?ticket=${encodeURIComponent(ticket)}`);
+      .then(({ url }) => this.client.options.url + url);
     this.tickets.set(ref, { url, until: Date.now() + 4 * 60000 });
     url.catch(() => this.tickets.delete(ref));
     return url;

@@ -52,9 +52,9 @@ function Composer({ chat, group }: { chat: Chat; group: boolean }) {
         take(event.dataTransfer?.files);
       }}
     >
-      {preview !== undefined && (
+      {preview !== undefined && file !== undefined && (
         <div class="attached">
-          <img src={preview} alt={`Attached: ${file!.name}`} />
+          <img src={preview} alt={`Attached: ${file.name}`} />
           <button type="button" class="quiet" aria-label="Remove the picture" onClick={() => setFile(undefined)}>
             <Icon name="close" size={16} />
           </button>
