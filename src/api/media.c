@@ -175,6 +175,10 @@ static void put_answer(const struct media *m, struct buf *b)
     buf_str(b, STR(",\"conversation_id\":"));
     json_str(b, buf_view(&m->values[FIELD_CONVERSATION]));
     buf_str(b, STR(",\"content_ref\":"));
+    if (m->ref.len == 0) { /* a retry, and the first message is gone */
+        buf_printf(b, "null,\"rowsAffected\":%d}", u->inserted);
+        return;
+    }
     json_str(b, buf_view(&m->ref));
     buf_str(b, STR(",\"content_type\":"));
     json_str(b, str_c(u->content_type));

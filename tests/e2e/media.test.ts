@@ -188,6 +188,9 @@ describe("uploads", () => {
     assert.deepEqual(again.body, { ...first.body, rowsAffected: 0 });
     assert.deepEqual(readdirSync(join(s.data, "uc")).filter((f) => f.startsWith("media-")).length, 1);
     assert.deepEqual((await get("uc", first.body.content_ref)).bytes, bytes);
+    await s.sql("uc", "DELETE FROM messages WHERE msg_id = $1", [first.body.msg_id]);
+    const gone = await upload("uc", bytes, { conversation_id: "c1", client_msg_id: "k1" });
+    assert.deepEqual(gone.body, { msg_id: first.body.msg_id, conversation_id: "c1", content_ref: null, rowsAffected: 0 });
   });
 
   it("say what is wrong", async () => {
