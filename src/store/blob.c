@@ -291,14 +291,17 @@ enum err txn_refs_drop(struct txn *txn, uint64_t user_no, size_t max, bool *ret_
 void txn_bury(struct txn *t)
 {
     struct store *s = t->store;
-    struct buf path = BUF_INIT(8192);
+    struct buf path = BUF_INIT(8192), paths = BUF_INIT(0);
     struct reader r = reader_of(buf_view(&t->buried));
     while (reader_left(&r) > 0) {
         store_blob_path(s, read_lstr(&r), &path);
         if (!path.failed)
-            pins_bury(&s->pins, path.ptr);
+            buf_lstr(&paths, buf_view(&path));
     }
+    if (!paths.failed) /* else they are orphans, which the sweep finds */
+        pins_bury_all(&s->pins, buf_view(&paths));
     buf_release(&path);
+    buf_release(&paths);
     buf_clear(&t->buried);
 }
 

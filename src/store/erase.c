@@ -373,10 +373,8 @@ static enum err erase_range(struct store *s, struct erasure *e, struct key from,
     enum err err = ERR_OK;
     for (int n = 1; err == ERR_OK && n > 0;) {
         err = read_pairs(s, &from, &end, max, &found, &n, ec);
-        struct chunk_op o = {.op = {.apply = apply, .durability = DURABILITY_SYNC},
-            .e = e,
-            .pairs = buf_view(&found),
-            .n = n};
+        struct chunk_op o = {
+            .op = {.apply = apply, .durability = DURABILITY_SYNC}, .e = e, .pairs = buf_view(&found), .n = n};
         if (err == ERR_OK && n > 0)
             err = store_commit_wait(s, &o.op, ec);
         if (err == ERR_OK)

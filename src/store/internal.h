@@ -282,6 +282,9 @@ bool blob_file_in_flight(struct store *s, struct str name);
 enum err blob_describe(int fd, uint64_t size, bool media, struct blob *ret, struct errctx *ec) CHECKED;
 /* Under the data directory; its name begins PRIVATE_DIR. */
 #define UPLOADS_DIR PRIVATE_DIR "/uploads"
+/* sweep.c: all that was committed before is durable, and files that lost their last row in it are buried. Not
+ * on the committer. */
+enum err store_barrier_wait(struct store *s, struct errctx *ec) CHECKED;
 /* What the sweeper found to be wrong. */
 enum err txn_ref_repair(struct txn *txn, uint64_t user_no, struct str content_ref, int64_t user_delta,
     int64_t total_delta, struct errctx *ec) CHECKED;

@@ -24,20 +24,68 @@ void pins_init(struct pins *p, const struct os *os)
     p->last = &p->graves;
 }
 
-static void unlink_graves(struct pins *p, struct grave *g)
+#define UNLINK_INLINE_MAX 8
+
+/* A batch of graves off the list: counted in p->unlinking. */
+struct batch_unlink {
+    struct pins *pins;
+    struct grave *first;
+};
+
+static void unlink_all(struct pins *p, struct grave *g)
 {
     while (g != NULL) {
         struct grave *next = g->next;
-        /* A failure leaves an orphan, which the manifest's garbage list names to the next open. */
+        /* A failure leaves an orphan, which the manifest's garbage list, or the sweep, names to the next
+         * open.
+         */
         (void)p->os->unlink(p->os->ctx, g->path);
         free(g);
         g = next;
     }
+    pthread_mutex_lock(&p->mutex);
+    p->unlinking--;
+    pthread_cond_broadcast(&p->left);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void *unlink_main(void *arg)
+{
+    struct batch_unlink b = *(struct batch_unlink *)arg;
+    free(arg);
+    unlink_all(b.pins, b.first);
+    return NULL;
+}
+
+/* What cut_free gave; NULL: nothing. */
+static void unlink_graves(struct pins *p, struct grave *first)
+{
+    int n = 0;
+    pthread_t thread;
+    if (first == NULL)
+        return;
+    for (struct grave *g = first; g != NULL && n <= UNLINK_INLINE_MAX; g = g->next)
+        n++;
+    struct batch_unlink *b = n > UNLINK_INLINE_MAX ? malloc(sizeof *b) : NULL;
+    if (b != NULL) {
+        *b = (struct batch_unlink){p, first};
+        if (pthread_create(&thread, NULL, unlink_main, b) == 0) {
+            pthread_detach(thread); /* pins_release waits for the count */
+            return;
+        }
+        free(b);
+    }
+    unlink_all(p, first);
 }
 
 void pins_release(struct pins *p)
 {
-    unlink_graves(p, p->graves);
+    pthread_mutex_lock(&p->mutex);
+    while (p->unlinking > 0)
+        pthread_cond_wait(&p->left, &p->mutex);
+    p->unlinking++;
+    pthread_mutex_unlock(&p->mutex);
+    unlink_all(p, p->graves);
     pthread_cond_destroy(&p->left);
     pthread_mutex_destroy(&p->mutex);
 }
@@ -64,6 +112,7 @@ static struct grave *cut_free(struct pins *p)
     if (p->graves == NULL)
         p->last = &p->graves;
     *at = NULL;
+    p->unlinking += first != NULL;
     return first;
 }
 
@@ -79,27 +128,57 @@ void pin_leave(struct pins *p, struct pin *pin)
     unlink_graves(p, free_now);
 }
 
-void pins_bury(struct pins *p, const char *path)
+/* Appends to *last; false: out of memory. */
+static bool grave_new(const char *path, struct grave ***last)
 {
     size_t n = strlen(path) + 1;
     struct grave *g = malloc(sizeof *g + n);
     if (g == NULL)
-        return;
+        return false;
     g->next = NULL;
     memcpy(g->path, path, n);
+    **last = g;
+    *last = &g->next;
+    return true;
+}
+
+static void bury_list(struct pins *p, struct grave *first, struct grave **last)
+{
+    if (first == NULL)
+        return;
     pthread_mutex_lock(&p->mutex);
-    g->at = ++p->clock;
-    *p->last = g;
-    p->last = &g->next;
+    p->clock++;
+    for (struct grave *g = first; g != NULL; g = g->next)
+        g->at = p->clock;
+    *p->last = first;
+    p->last = last;
     struct grave *free_now = cut_free(p);
     pthread_mutex_unlock(&p->mutex);
     unlink_graves(p, free_now);
+}
+
+void pins_bury(struct pins *p, const char *path)
+{
+    struct grave *first = NULL, **last = &first;
+    if (grave_new(path, &last))
+        bury_list(p, first, last);
+}
+
+void pins_bury_all(struct pins *p, struct str paths)
+{
+    struct grave *first = NULL, **last = &first;
+    struct reader r = reader_of(paths);
+    while (reader_left(&r) > 0 && grave_new(read_lstr(&r).ptr, &last))
+        ;
+    bury_list(p, first, last);
 }
 
 bool pins_buried(struct pins *p, const char *path)
 {
     bool found = false;
     pthread_mutex_lock(&p->mutex);
+    while (p->unlinking > 0)
+        pthread_cond_wait(&p->left, &p->mutex);
     for (const struct grave *g = p->graves; !found && g != NULL; g = g->next)
         found = strcmp(g->path, path) == 0;
     pthread_mutex_unlock(&p->mutex);
@@ -120,7 +199,7 @@ bool pins_quiesce(struct pins *p)
     pthread_mutex_lock(&p->mutex);
     uint64_t now = ++p->clock;
     p->quiescing++;
-    while (rc == 0 && p->ring.next != &p->ring && p->ring.next->since < now)
+    while (rc == 0 && (p->unlinking > 0 || (p->ring.next != &p->ring && p->ring.next->since < now)))
         rc = pthread_cond_timedwait(&p->left, &p->mutex, &until);
     bool quiet = p->ring.next == &p->ring || p->ring.next->since >= now;
     p->quiescing--;

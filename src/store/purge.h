@@ -4,7 +4,9 @@
  * pins_bury(), after the commit that took it out of the manifest; it is unlinked when the last snapshot
  * opened before its burial is gone. Snapshots opened later cannot name it.
  *
- * Threading: pins_* any thread, one mutex held for a few instructions (unlink happens outside of it). */
+ * Threading: pins_* any thread, one mutex held for a few instructions. A few files are unlinked by whoever
+ * ends their wait, outside of the mutex; many at once (a conversation's) by a thread of their own, so that
+ * neither the committer nor an event loop waits for a file system. */
 #ifndef KALAMDB_STORE_PURGE_H
 #define KALAMDB_STORE_PURGE_H
 
@@ -26,6 +28,7 @@ struct pins {
     const struct os *os;
     pthread_cond_t left; /* a pin left while somebody waits in pins_quiesce */
     int quiescing;
+    int unlinking;  /* batches of graves that are off the list and not yet unlinked */
     int quiesce_ms; /* how long a purge waits for older snapshots */
 };
 #define QUIESCE_MS 2000
@@ -40,10 +43,13 @@ void pin_leave(struct pins *p, struct pin *pin);
 /* Unlinks the file now or when the last pin that may see it leaves. The path is copied; out of memory leaves
  * the file to the manifest's garbage list, which the next open clears. */
 void pins_bury(struct pins *p, const char *path);
-/* Is there a grave for the file? */
+/* The same for many: NUL-terminated paths, the NULs counted, each behind its length (buf_lstr). */
+void pins_bury_all(struct pins *p, struct str paths);
+/* Does the file wait for its removal? Waits for removals under way: where the answer is no, and the file was
+ * buried before, it is gone. */
 bool pins_buried(struct pins *p, const char *path);
-/* Waits until every snapshot opened before is closed, at most quiesce_ms; false: one is still open, and what
- * it sees outlasts a purge. */
+/* Waits until every snapshot opened before is closed and what that let go is unlinked, at most quiesce_ms;
+ * false: one is still open, and what it sees outlasts a purge. */
 bool pins_quiesce(struct pins *p);
 
 /* Drives deleted and overwritten bytes out of RocksDB: flushes memtables (which ends the use of the WALs that

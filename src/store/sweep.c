@@ -469,8 +469,7 @@ static void barrier_reached(struct barrier_op *op, enum err err)
     pthread_mutex_unlock(&w->lock);
 }
 
-/* All that was committed before is durable, and what lost its last row in it is buried. */
-static enum err barrier(struct store *s, struct errctx *ec)
+enum err store_barrier_wait(struct store *s, struct errctx *ec)
 {
     struct wait w = {.op = {.fn = barrier_reached}};
     pthread_mutex_init(&w.lock, NULL);
@@ -489,7 +488,7 @@ static enum err set_aside(struct sweeper *w, struct errctx *ec)
 {
     if (w->suspects.len == 0)
         return ERR_OK;
-    enum err e = barrier(w->s, ec);
+    enum err e = store_barrier_wait(w->s, ec);
     struct reader r = reader_of(buf_view(&w->suspects));
     while (e == ERR_OK && reader_left(&r) > 0) {
         struct str folder = read_lstr(&r), name = read_lstr(&r);

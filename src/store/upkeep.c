@@ -447,6 +447,8 @@ enum err store_consolidate(struct store *s, struct str user_id, struct errctx *e
             err = consolidate_now(s, user_no, ec);
     }
     if (err == ERR_OK)
+        err = store_barrier_wait(s, ec);
+    if (err == ERR_OK)
         err = orphans_purge(s, user_id, ec);
     if (err == ERR_OK) {
         /* A compaction keeps what an open snapshot sees, and its files stay; most are gone in a moment. */

@@ -193,6 +193,27 @@ static void a_failed_op_counts_nothing(void **state)
     wait_for_files("alice", 0);
 }
 
+/* The last rows of many files in one commit: all of them go, those included that a closing store finds. */
+static void many_at_once(void **state)
+{
+    (void)state;
+    struct errctx ec;
+    struct row all = {.user = "alice", .id = 1};
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 40; i++) {
+            struct row r = {.user = "alice"};
+            OK(put(&r, &ec));
+        }
+        OK(commit(f.store, drop_all, &all, DURABILITY_SYNC, &ec));
+        if (round == 0)
+            wait_for_files("alice", 0);
+        else
+            store_close(f.store); /* waits for them */
+    }
+    assert_int_equal(files_in("alice"), 0);
+    OK(store_open(&f.cfg, &f.store, &ec));
+}
+
 /* ---- faults ---- */
 
 static struct {
@@ -290,6 +311,6 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {TEST(rows_and_counts_move_together), TEST(a_failed_op_counts_nothing),
-        TEST(whatever_fails_leaves_nothing), TEST(a_view_keeps_what_it_saw)};
+        TEST(many_at_once), TEST(whatever_fails_leaves_nothing), TEST(a_view_keeps_what_it_saw)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
