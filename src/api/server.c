@@ -165,6 +165,7 @@ static void route_call(struct call *c)
         break;
     case ROUTE_IMPORT:
     case ROUTE_MEDIA:
+    case ROUTE_MESSAGE_STREAM:
         if (authenticate(c))
             answer_error(c, ERR_INVALID_REQUEST, "the body is empty");
         break;
@@ -203,7 +204,7 @@ static void on_head(void *arg, struct net_request *req)
         !target_split(&req->arena, http_message_target(&req->in), &path, &query))
         return; /* on_request says what is wrong */
     route = route_of(path);
-    if (route != ROUTE_IMPORT && route != ROUTE_MEDIA)
+    if (route != ROUTE_IMPORT && route != ROUTE_MEDIA && route != ROUTE_MESSAGE_STREAM)
         return;
     struct call *c = call_new(arg, req);
     if (c == NULL)
@@ -212,8 +213,14 @@ static void on_head(void *arg, struct net_request *req)
     c->query_string = query;
     c->route = route;
     req->started_us = uv_hrtime() / 1000;
-    if (authenticate(c))
-        route == ROUTE_IMPORT ? serve_import(c) : serve_media(c);
+    if (!authenticate(c))
+        return;
+    if (route == ROUTE_IMPORT)
+        serve_import(c);
+    else if (route == ROUTE_MEDIA)
+        serve_media(c);
+    else
+        serve_message_stream(c);
 }
 
 static void on_request(void *arg, struct net_request *req)

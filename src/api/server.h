@@ -24,6 +24,7 @@
     X(ROUTE_BACKUP, ALLOW_POST, "/api/v1/admin/backup")                                                      \
     X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
+    X(ROUTE_MESSAGE_STREAM, ALLOW_POST, "/api/v1/messages/stream")                                           \
     X(ROUTE_MESSAGE, ALLOW_DELETE, "/api/v1/messages/{id}")                                                  \
     X(ROUTE_EXPORT, ALLOW_GET, "/api/v1/export")                                                             \
     X(ROUTE_IMPORT, ALLOW_POST, "/api/v1/import")                                                            \
@@ -209,6 +210,7 @@ void server_follow_erasures(struct server *s, bool on);
 void serve_export(struct call *c);
 /* From the request's head on: takes the body as it comes. */
 void serve_import(struct call *c);
+void serve_message_stream(struct call *c);
 void serve_content(struct call *c);
 void serve_tickets(struct call *c);
 /* From the head on: takes the body as it comes. */

@@ -279,6 +279,100 @@ describe("a streamed reply", () => {
   });
 });
 
+/** A request whose body is written while its answer is read. */
+function open(user: string, role = "user") {
+  const req = request(`${s.url}/api/v1/messages/stream`, { method: "POST", headers: { authorization: `Bearer ${s.token(user, role)}`, "content-type": "application/x-ndjson" } });
+  const lines: any[] = [];
+  let wake = () => {};
+  let ended = false;
+  let text = "";
+  req.on("error", () => {});
+  req.on("response", (res) => {
+    assert.equal(res.statusCode, 200);
+    assert.equal(res.headers["content-type"], "application/x-ndjson");
+    res.setEncoding("utf8");
+    res.on("data", (piece: string) => {
+      text += piece;
+      for (let at; (at = text.indexOf("\n")) >= 0; text = text.slice(at + 1)) lines.push(JSON.parse(text.slice(0, at)));
+      wake();
+    });
+    res.on("end", () => {
+      ended = true;
+      wake();
+    });
+    res.on("error", () => {});
+  });
+  req.flushHeaders();
+  const next = async (): Promise<any> => {
+    while (lines.length === 0 && !ended) await new Promise<void>((done) => (wake = done));
+    return lines.shift();
+  };
+  return { req, next, say: (m: any) => req.write(JSON.stringify(m) + "\n") };
+}
+
+async function post(user: string, body: string): Promise<any[]> {
+  const response = await fetch(`${s.url}/api/v1/messages/stream`, { method: "POST", headers: { authorization: `Bearer ${s.token(user)}` }, body });
+  assert.equal(response.status, 200);
+  return (await response.text()).trim().split("\n").map((line) => JSON.parse(line));
+}
+
+describe("a streamed body", () => {
+  it("is answered while it comes", async () => {
+    const { req, next, say } = open("worker", "service");
+    say({ type: "stream_begin", id: "b", userId: "pia", conversationId: "c", metadata: { a: 1 } });
+    const ack = await next();
+    assert.deepEqual([ack.type, ack.id, ack.offset], ["stream_ack", "b", 0]);
+    say({ type: "append", offset: 0, text: "one" });
+    assert.deepEqual(await next(), { type: "append_ack", msgId: ack.msgId, offset: 3 });
+    assert.deepEqual(await state("pia", ack.msgId), ["one", { a: 1, stream: "open" }]);
+    req.write("nonsense\n\n");
+    assert.equal((await next()).code, "INVALID_MESSAGE");
+    say({ type: "append", offset: 9, text: "x" });
+    assert.equal((await next()).offset, 3);
+    say({ type: "append", offset: 3, text: " two" });
+    assert.equal((await next()).offset, 7);
+    say({ type: "stream_end", id: "e" });
+    assert.deepEqual(await next(), { type: "stream_end_ack", id: "e", msgId: ack.msgId, offset: 7 });
+    req.end();
+    assert.equal(await next(), undefined);
+    assert.deepEqual(await state("pia", ack.msgId), ["one two", { a: 1 }]);
+  });
+
+  it("may come at once, several messages after another, the last line without a break", async () => {
+    const all = [
+      { type: "stream_begin", conversationId: "c", from: "ai" },
+      { type: "append", offset: 0, text: "first" },
+      { type: "stream_end" },
+      { type: "stream_begin", conversationId: "c", from: "ai" },
+      { type: "append", offset: 0, text: "second" },
+    ];
+    const lines = await post("quin", all.map((m) => JSON.stringify(m)).join("\n"));
+    assert.deepEqual([...new Set(lines.map((l: any) => l.type))], ["stream_ack", "append_ack", "stream_end_ack"]);
+    assert.deepEqual(lines.at(-1).type, "append_ack");
+    assert.equal(lines.at(-1).offset, 6);
+    // The second was not ended.
+    const rows = async () => (await s.sql("quin", "SELECT content, metadata FROM messages ORDER BY msg_id")).rows;
+    for (let i = 0; i < 100 && (await rows())[1][1].stream !== "interrupted"; i++);
+    assert.deepEqual(await rows(), [["first", null], ["second", { stream: "interrupted" }]]);
+  });
+
+  it("that breaks off leaves the message interrupted", async () => {
+    const { req, next, say } = open("rex");
+    say({ type: "stream_begin", conversationId: "c", from: "ai" });
+    const { msgId } = await next();
+    say({ type: "append", offset: 0, text: "half" });
+    assert.equal((await next()).offset, 4);
+    req.destroy();
+    for (let i = 0; i < 200 && (await state("rex", msgId))[1].stream !== "interrupted"; i++);
+    assert.deepEqual(await state("rex", msgId), ["half", { stream: "interrupted" }]);
+  });
+
+  it("needs a token, and lines of bounded length", async () => {
+    assert.equal((await s.request("POST", "/api/v1/messages/stream", { body: "{}\n" })).status, 401);
+    assert.match((await post("sam", "x".repeat(1 << 20) + "yz\n"))[0].message, /longer than max_frame_bytes/);
+  });
+});
+
 describe("signals", () => {
   it("reach the other members once per connection, and are never stored", async () => {
     const made = await s.request("POST", "/api/v1/conversations", { token: s.token("kim"), body: { conversation_id: "talk", conversation_type: "group", members: ["leo"] } });
