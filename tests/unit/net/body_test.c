@@ -1,5 +1,6 @@
 /* Streamed bodies, file answers and streams against a real loop and real sockets: every answer as the bytes
- * that a client reads. One loop, the client on the main thread, the handler on the loop's. */
+ * that a client reads. One loop, the client on the main thread, the handler on the loop's. Long: one server
+ * and one client for all cases. */
 #include "net/net.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -36,6 +37,7 @@ static struct fixture {
     uv_thread_t thread;
     int port;
     uint64_t dialed;
+    _Atomic(struct body *) held;                            /* paused from its head on */
     atomic_int ended, aborted, client_gone, closed, bodies; /* bodies: alive */
     char path[64];
 } fx;
@@ -179,6 +181,11 @@ static void on_head(void *arg, struct net_request *req)
         return;
     }
     b->pause_each = target_is(req, "/pause");
+    if (target_is(req, "/hold")) {
+        net_body_pause(req);
+        b->task.run = resume;
+        atomic_store(&fx.held, b);
+    }
     b->echo = target_is(req, "/echo");
     if (b->echo)
         b->stream = net_stream_chunked(req, STR("text/plain"), STR(""), &echo_ops, b);
@@ -533,6 +540,29 @@ static void the_client_leaves_anywhere(void **state)
     assert_int_equal(atomic_load(&fx.ended), ended);
 }
 
+/* The time that the handler takes is not the client's: no timeout while paused, nothing is handed over. */
+static void a_pause_is_not_the_clients(void **state)
+{
+    (void)state;
+    struct buf heard = {0};
+    struct body *b;
+    int fd = dial();
+    say(fd, STR("POST /hold HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nab"));
+    while ((b = atomic_load(&fx.held)) == NULL)
+        uv_sleep(5);
+    uv_sleep(1000); /* longer than every timeout of this server */
+    assert_int_equal(atomic_load(&fx.bodies), 1);
+    net_post(b->req->loop, &b->task);
+    uv_sleep(100);
+    say(fd, STR("cd" LAST));
+    hear(fd, &heard, NULL);
+    expect_seen(&heard, "HTTP/1.1 200");
+    expect_seen(&heard, "4:abcd");
+    expect_seen(&heard, "whole:0");
+    close(fd);
+    buf_release(&heard);
+}
+
 static void both_directions_at_once(void **state)
 {
     (void)state;
@@ -687,8 +717,9 @@ int main(void)
         cmocka_unit_test(collected_and_streamed_in_one_pipeline),
         cmocka_unit_test(continue_only_when_the_body_is_taken),
         cmocka_unit_test(early_answers_end_the_connection), cmocka_unit_test(broken_bodies_are_aborted),
-        cmocka_unit_test(the_client_leaves_anywhere), cmocka_unit_test(both_directions_at_once),
-        cmocka_unit_test(file_answers), cmocka_unit_test(file_and_its_client), cmocka_unit_test(made_answers),
+        cmocka_unit_test(the_client_leaves_anywhere), cmocka_unit_test(a_pause_is_not_the_clients),
+        cmocka_unit_test(both_directions_at_once), cmocka_unit_test(file_answers),
+        cmocka_unit_test(file_and_its_client), cmocka_unit_test(made_answers),
         cmocka_unit_test(a_stop_waits)};
     return cmocka_run_group_tests(tests, start, stop);
 }
