@@ -706,6 +706,7 @@ static void a_stop_waits(void **state)
     buf_clear(&heard);
     hear(answer, &heard, NULL);
     assert_memory_equal(heard.ptr + heard.len - 5, "0\r\n\r\n", 5);
+    assert_int_equal(times(&heard, "\r\n2710\r\n"), ANSWER_BYTES / 10000); /* whole, not only ended */
     close(body);
     close(answer);
     buf_release(&heard);
