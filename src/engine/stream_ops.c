@@ -2,7 +2,9 @@
  * is one commit. */
 #include "base/json.h"
 #include "engine/query.h"
+#include "engine/spill.h"
 #include "engine/stream.h"
+#include "store/blob.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -194,13 +196,30 @@ struct close {
     struct kalamdb_producer *to;
     uint64_t tag;
     struct chat_stream_close c;
+    struct analytic_job job;
+    struct blob_file *file; /* large text; NULL: none */
     char metadata[];
 };
 
 static enum err close_apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
     struct close *c = (struct close *)op;
-    return chat_stream_close_apply(&c->c, txn, ec);
+    enum err e = ERR_OK;
+    if (c->file != NULL)
+        e = txn_blob_put(txn, blob_file_ref(c->file), blob_file_info(c->file), 0, ec);
+    return e == ERR_OK ? chat_stream_close_apply(&c->c, txn, ec) : e;
+}
+
+/* Does a row name the file now? */
+static void settle_file(struct close *c, enum err err)
+{
+    if (err == ERR_OUTCOME_UNKNOWN)
+        blob_file_leave(c->file);
+    else if (err == ERR_OK && c->c.record.state == STREAM_ENDED)
+        blob_file_keep(c->file);
+    else
+        blob_file_discard(c->file);
+    c->file = NULL;
 }
 
 static void answer_all_ended(struct stream *st, uint64_t bytes)
@@ -246,6 +265,7 @@ static void close_done(struct commit_op *op, enum err err, const struct errctx *
     struct streams *ss = c->ss;
     struct stream *st = c->st;
     struct errctx ec = *why;
+    settle_file(c, err);
     pthread_mutex_lock(&ss->lock);
     if (err == ERR_NOT_FOUND)
         (void)err_set(&ec, ERR_INVALID_REQUEST, "the message was deleted");
@@ -265,6 +285,30 @@ static void close_done(struct commit_op *op, enum err err, const struct errctx *
     free(c);
     streams_end_operation(ss);
     pthread_mutex_unlock(&ss->lock);
+}
+
+/* On a job thread: text of large_content_bytes or more goes into a file, under an id of its own (an end that
+ * failed may have left one). */
+static void spill_and_submit(struct analytic_job *job)
+{
+    struct close *c = (struct close *)(void *)((char *)job - offsetof(struct close, job));
+    struct kalamdb *db = c->ss->db;
+    const struct stream *st = c->st; /* what is read of it does not change while CLOSING */
+    struct str text = c->c.text;
+    struct errctx ec;
+    int64_t id;
+    errctx_clear(&ec);
+    enum err e = store_reserve_ids(db->store, 1, &id, &ec);
+    if (e == ERR_OK)
+        e = spill_text(db, text, st->group, st->owner, st->conversation_id, id, &c->file, &ec);
+    if (e != ERR_OK) {
+        close_done(&c->op, e, &ec);
+        return;
+    }
+    c->c.bytes = text.len;
+    c->c.text = str_n(text.ptr, blob_preview(text));
+    c->c.content_ref = value_text(blob_file_ref(c->file));
+    store_submit(db->store, &c->op);
 }
 
 void stream_close(struct streams *ss, struct stream *st, bool interrupt, struct kalamdb_producer *to,
@@ -296,6 +340,11 @@ void stream_close(struct streams *ss, struct stream *st, bool interrupt, struct 
     stream_make_clean(ss, st);
     st->phase = PHASE_CLOSING;
     streams_begin_operation(ss);
+    if (!interrupt && spill_is_large(ss->db, value_text(c->c.text))) {
+        c->job = (struct analytic_job){.run = spill_and_submit, .owner = analytic_owner(st->owner)};
+        analytic_submit(ss->db->analytic, &c->job);
+        return;
+    }
     store_submit(ss->db->store, &c->op);
 }
 

@@ -381,6 +381,41 @@ static void test_consolidation(void **state)
     kalamdb_producer_close(s.p);
 }
 
+/* Large text goes into a file when the stream ends, not while it may go on. */
+static void test_large(void **state)
+{
+    enum { N = 102400 };
+    struct engine *e = *state;
+    struct source s;
+    source_open(&s, e);
+    int64_t id = begun(&s, "alice", "c");
+    char *big = malloc(N + 1);
+    memset(big, 'x', N);
+    big[N] = 0;
+    append(&s, "alice", id, 0, big);
+    expect_event(&s, "ack 102400");
+    kalamdb_producer_close(s.p);
+    await_state(e, "alice", id, "interrupted");
+    assert_int_equal(number(e, "alice", "SELECT length(content) FROM messages WHERE content_ref IS NULL"), N);
+    source_open(&s, e);
+    end(&s, "alice", id, NULL);
+    expect_event(&s, "ended 102400");
+    assert_int_equal(
+        number(e, "alice", "SELECT length(content) FROM messages WHERE content_ref LIKE 'alice/msg-%'"),
+        1024);
+    end(&s, "alice", id, NULL);
+    expect_event(&s, "ended 102400");
+    id = begun(&s, "alice", "c");
+    big[N - 1] = 0;
+    append(&s, "alice", id, 0, big);
+    expect_event(&s, "ack 102399");
+    end(&s, "alice", id, NULL);
+    expect_event(&s, "ended 102399");
+    assert_int_equal(number(e, "alice", "SELECT count(*) FROM messages WHERE content_ref IS NOT NULL"), 1);
+    free(big);
+    kalamdb_producer_close(s.p);
+}
+
 /* A thousand streams by one producer, in turns: each gets its acknowledgements, and its text. */
 static void test_many(void **state)
 {
@@ -447,6 +482,7 @@ int main(void)
         TEST(test_goes_on_from_a_file),
         TEST(test_open_message_is_deleted),
         TEST(test_consolidation),
+        TEST(test_large),
         TEST(test_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
