@@ -52,7 +52,8 @@ enum err group_decode(struct str value, uint64_t group_no, struct group *ret)
     if (r.bad || nmembers > UINT32_MAX)
         return ERR_CORRUPT;
     g.nmembers = (uint32_t)nmembers;
-    if (row_decode(str_n(r.ptr, reader_left(&r)), &schema_conversations, &meta, g.values) != ERR_OK)
+    if (row_decode(str_n(r.ptr, reader_left(&r)), &schema_conversations, &meta, g.values) != ERR_OK ||
+        meta.flags != 0) /* a tombstone's columns may be NULL */
         return ERR_CORRUPT;
     *ret = g;
     return ERR_OK;
@@ -87,7 +88,7 @@ enum err member_entry_decode(struct str value, struct member *ret)
     enum err e = member_entry_head(value, &m.user_no, &m.present, &row);
     if (e == ERR_OK)
         e = row_decode(row, &schema_conversation_users, &meta, m.values);
-    if (e != ERR_OK || value_is_null(m.values[MEMBER_ROLE]) ||
+    if (e != ERR_OK || meta.flags != 0 || value_is_null(m.values[MEMBER_ROLE]) ||
         !member_role_of(m.values[MEMBER_ROLE].s, &m.role))
         return ERR_CORRUPT;
     m.history = (int64_t)get_be64(value.ptr + 9);

@@ -46,6 +46,13 @@ static void records_come_back(void **state)
         assert_true(e == ERR_CORRUPT || (e == ERR_OK && str_eq(back.values[CONV_ID].s, STR("g"))));
     }
     assert_int_equal(group_decode(str_n(b.ptr, 7), 7, &back), ERR_CORRUPT);
+    /* Nor may it be a tombstone, whose columns need not be there. */
+    /* Format, shared, members, id in four bytes, messages; then the row. */
+    static const size_t row_at = 8;
+    b.ptr[row_at + 1] = ROW_TOMBSTONE;
+    assert_int_equal(group_decode(buf_view(&b), 7, &back), ERR_CORRUPT);
+    b.ptr[row_at + 1] = 0;
+    assert_int_equal(group_decode(buf_view(&b), 7, &back), ERR_OK);
     buf_clear(&b);
     member_entry_encode(&b, &m);
     assert_int_equal(member_entry_decode(buf_view(&b), &again), ERR_OK);
@@ -59,6 +66,8 @@ static void records_come_back(void **state)
         assert_true(e == ERR_CORRUPT || (e == ERR_OK && again.role == ROLE_OF_ADMIN));
     }
     assert_int_equal(member_entry_decode(str_n(b.ptr, MEMBER_ENTRY_PREFIX), &again), ERR_CORRUPT);
+    b.ptr[MEMBER_ENTRY_PREFIX + 1] = ROW_TOMBSTONE;
+    assert_int_equal(member_entry_decode(buf_view(&b), &again), ERR_CORRUPT);
     buf_release(&b);
 }
 
