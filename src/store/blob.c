@@ -242,6 +242,17 @@ enum err txn_ref_repair(struct txn *txn, uint64_t user_no, struct str content_re
     return e == ERR_OK && total_delta != 0 ? count_total(txn, content_ref, total_delta, ec) : e;
 }
 
+enum err txn_quota_repair(struct txn *txn, uint64_t user_no, int64_t delta, struct errctx *ec)
+{
+    uint64_t used = 0;
+    enum err e = quota_get(txn, user_no, &used, ec);
+    if (e != ERR_OK && e != ERR_NOT_FOUND)
+        return e;
+    errctx_clear(ec);
+    quota_put(txn, user_no, delta < 0 && used < (uint64_t)-delta ? 0 : used + (uint64_t)delta);
+    return ERR_OK;
+}
+
 enum err txn_refs_drop(struct txn *txn, uint64_t user_no, size_t max, bool *ret_more, struct errctx *ec)
 {
     struct key from = key_prefix(user_no, SPACE_REFS);

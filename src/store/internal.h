@@ -288,6 +288,7 @@ enum err store_barrier_wait(struct store *s, struct errctx *ec) CHECKED;
 /* What the sweeper found to be wrong. */
 enum err txn_ref_repair(struct txn *txn, uint64_t user_no, struct str content_ref, int64_t user_delta,
     int64_t total_delta, struct errctx *ec) CHECKED;
+enum err txn_quota_repair(struct txn *txn, uint64_t user_no, int64_t delta, struct errctx *ec) CHECKED;
 
 /* ---- what the hot half asks of the cold half ---------------------------------------------------------- */
 

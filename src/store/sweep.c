@@ -29,10 +29,14 @@ struct ref_list {
     struct arena arena;
 };
 
-/* Sums by hash of the ref, over all users. */
+/* Sums by key. */
 struct total {
-    char hash[16];
+    char key[16];
     uint64_t n; /* 0: free slot */
+};
+struct totals {
+    struct total *slots;
+    size_t n, cap; /* a power of two */
 };
 
 struct sweeper {
@@ -40,9 +44,9 @@ struct sweeper {
     struct store_view *view;
     bool rows;
     struct sweep_counts *counts;
-    struct total *totals;
-    size_t ntotals, cap_totals; /* a power of two */
-    struct buf suspects;        /* lstr folder, lstr name */
+    struct totals refs;   /* rows by hash of the ref */
+    struct totals quotas; /* bytes of media by user number */
+    struct buf suspects;  /* lstr folder, lstr name */
 };
 
 static enum err no_memory(struct errctx *ec)
@@ -174,41 +178,52 @@ static enum err refs_of_both(
 
 /* ---- totals -------------------------------------------------------------------------------------------- */
 
-static struct total *total_slot(struct total *t, size_t cap, const char hash[16])
+static struct total *total_slot(struct total *t, size_t cap, const char key[16])
 {
-    size_t i = (size_t)get_be64(hash) & (cap - 1);
-    while (t[i].n != 0 && memcmp(t[i].hash, hash, 16) != 0)
+    size_t i = (size_t)(get_be64(key) ^ get_be64(key + 8)) & (cap - 1);
+    while (t[i].n != 0 && memcmp(t[i].key, key, 16) != 0)
         i = (i + 1) & (cap - 1);
     return &t[i];
 }
 
-static void hash_of(struct str ref, char ret[16])
+static void key_of_ref(struct str ref, char ret[16])
 {
     uint8_t hash[32];
     sha256(ref, hash);
     memcpy(ret, hash, 16);
 }
 
-static enum err total_add(struct sweeper *w, struct str ref, uint64_t n, struct errctx *ec)
+static void key_of_user(uint64_t user_no, char ret[16])
 {
-    char hash[16];
-    if (w->ntotals * 2 >= w->cap_totals) {
-        size_t cap = w->cap_totals == 0 ? 1024 : w->cap_totals * 2;
+    put_be64(ret, 0);
+    put_be64(ret + 8, user_no);
+}
+
+static uint64_t total_of(const struct totals *t, const char key[16])
+{
+    return t->cap > 0 ? total_slot(t->slots, t->cap, key)->n : 0;
+}
+
+static enum err total_add(struct totals *t, const char key[16], uint64_t n, struct errctx *ec)
+{
+    if (n == 0)
+        return ERR_OK;
+    if (t->n * 2 >= t->cap) {
+        size_t cap = t->cap == 0 ? 1024 : t->cap * 2;
         struct total *p = calloc(cap, sizeof *p);
         if (p == NULL)
             return no_memory(ec);
-        for (size_t i = 0; i < w->cap_totals; i++)
-            if (w->totals[i].n != 0)
-                *total_slot(p, cap, w->totals[i].hash) = w->totals[i];
-        free(w->totals);
-        w->totals = p;
-        w->cap_totals = cap;
+        for (size_t i = 0; i < t->cap; i++)
+            if (t->slots[i].n != 0)
+                *total_slot(p, cap, t->slots[i].key) = t->slots[i];
+        free(t->slots);
+        t->slots = p;
+        t->cap = cap;
     }
-    hash_of(ref, hash);
-    struct total *t = total_slot(w->totals, w->cap_totals, hash);
-    w->ntotals += t->n == 0;
-    memcpy(t->hash, hash, sizeof hash);
-    t->n += n;
+    struct total *slot = total_slot(t->slots, t->cap, key);
+    t->n += slot->n == 0;
+    memcpy(slot->key, key, sizeof slot->key);
+    slot->n += n;
     return ERR_OK;
 }
 
@@ -225,6 +240,12 @@ static enum err repair_apply(struct commit_op *op, struct txn *txn, struct errct
 {
     const struct repair *r = (const struct repair *)(void *)op;
     return txn_ref_repair(txn, r->user_no, r->ref, r->user_delta, r->total_delta, ec);
+}
+
+static enum err quota_apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
+{
+    const struct repair *r = (const struct repair *)(void *)op;
+    return txn_quota_repair(txn, r->user_no, r->user_delta, ec);
 }
 
 static enum err repair(struct sweeper *w, uint64_t user_no, struct str ref, int64_t user_delta,
@@ -319,8 +340,11 @@ static enum err sweep_user_refs(struct sweeper *w, struct snapshot *snap, uint64
             e = compare(w, user_no, &rows, &counted, ec);
         truth = &rows;
     }
-    for (size_t i = 0; e == ERR_OK && i < truth->n; i++)
-        e = total_add(w, truth->items[i].ref, (uint64_t)truth->items[i].n, ec);
+    for (size_t i = 0; e == ERR_OK && i < truth->n; i++) {
+        char key[16];
+        key_of_ref(truth->items[i].ref, key);
+        e = total_add(&w->refs, key, (uint64_t)truth->items[i].n, ec);
+    }
     w->counts->users++;
     w->counts->refs += truth->n;
     list_release(&counted);
@@ -347,12 +371,11 @@ static enum err sweep_user(void *arg, uint64_t user_no, struct str user_id, stru
 static enum err sweep_blob(void *arg, struct str ref, const struct blob *b, struct errctx *ec)
 {
     struct sweeper *w = arg;
-    char hash[16];
+    char key[16];
     struct buf path = BUF_INIT(8192);
     struct stat st;
-    hash_of(ref, hash);
-    struct total *t = w->cap_totals > 0 ? total_slot(w->totals, w->cap_totals, hash) : NULL;
-    uint64_t n = t != NULL ? t->n : 0;
+    key_of_ref(ref, key);
+    uint64_t n = total_of(&w->refs, key);
     w->counts->blobs++;
     store_blob_path(w->s, ref, &path);
     if (!path.failed && stat(path.ptr, &st) < 0 && errno == ENOENT) {
@@ -360,8 +383,11 @@ static enum err sweep_blob(void *arg, struct str ref, const struct blob *b, stru
         log_event(LOG_ERROR, "content_file_missing", "i:rows", (long long)n, NULL);
     }
     buf_release(&path);
-    if (n == b->refs && n > 0)
-        return ERR_OK;
+    /* One that no row names goes with the repair, and its bytes with it. */
+    key_of_user(b->uploader_no, key);
+    enum err e = b->uploader_no != 0 ? total_add(&w->quotas, key, b->bytes, ec) : ERR_OK;
+    if (e != ERR_OK || (n == b->refs && n > 0))
+        return e;
     w->counts->blobs_repaired++;
     return repair(w, 0, ref, 0, n > 0 ? (int64_t)(n - b->refs) : -(int64_t)(b->refs > 0 ? b->refs : 1), ec);
 }
@@ -371,17 +397,33 @@ static enum err find_record(void *arg, struct str ref, uint32_t rows, struct err
 {
     struct sweeper *w = arg;
     struct blob b;
-    char hash[16];
+    char key[16];
     (void)rows;
     enum err e = view_blob(w->view, ref, &b, ec);
     if (e != ERR_NOT_FOUND)
         return e;
     errctx_clear(ec);
-    hash_of(ref, hash);
-    struct total *t = w->cap_totals > 0 ? total_slot(w->totals, w->cap_totals, hash) : NULL;
-    if (t == NULL || t->n == 0)
-        return ERR_OK;
-    return restore_record(w, ref, t->n, ec);
+    key_of_ref(ref, key);
+    uint64_t n = total_of(&w->refs, key);
+    return n > 0 ? restore_record(w, ref, n, ec) : ERR_OK;
+}
+
+/* What the records say that a user has uploaded against what is counted. */
+static enum err sweep_quota(struct sweeper *w, struct snapshot *snap, uint64_t user_no, struct errctx *ec)
+{
+    char key[16];
+    uint64_t counted;
+    enum err e = snapshot_quota(snap, &counted, ec);
+    key_of_user(user_no, key);
+    struct repair r = {.op = {.apply = quota_apply},
+        .user_no = user_no,
+        .user_delta = (int64_t)(total_of(&w->quotas, key) - counted)};
+    if (e != ERR_OK || r.user_delta == 0)
+        return e;
+    w->counts->blobs_repaired++;
+    log_event(
+        LOG_WARN, "quota_repaired", "i:user_no", (long long)user_no, "i:by", (long long)r.user_delta, NULL);
+    return store_commit_wait(w->s, &r.op, ec);
 }
 
 static enum err sweep_user_records(void *arg, uint64_t user_no, struct str user_id, struct errctx *ec)
@@ -394,6 +436,8 @@ static enum err sweep_user_records(void *arg, uint64_t user_no, struct str user_
         e = snapshot_open_in_no(w->view, user_no, &snap, ec);
     if (e == ERR_OK)
         e = snapshot_each_ref(snap, find_record, w, ec);
+    if (e == ERR_OK)
+        e = sweep_quota(w, snap, user_no, ec);
     snapshot_close(snap);
     return e;
 }
@@ -543,7 +587,8 @@ enum err store_sweep(struct store *s, bool rows, struct sweep_counts *ret, struc
         e = shared_each_name(s, remove_empty, &w, ec);
     if (e == ERR_OK)
         e = orphans_uploads(s, os_realtime_us(s->os) / 1000000 - UPLOAD_AGE_S, &counts.uploads_removed, ec);
-    free(w.totals);
+    free(w.refs.slots);
+    free(w.quotas.slots);
     buf_release(&w.suspects);
     if (e == ERR_OK)
         *ret = counts;

@@ -150,6 +150,32 @@ static void a_sweep_proves_and_repairs(void **state)
     expect_content("bob", room, text(LARGE, 11));
 }
 
+static enum err quota_apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
+{
+    const struct damage *d = (const struct damage *)(void *)op;
+    return txn_quota_repair(txn, d->user_no, d->user_delta, ec);
+}
+
+/* Bytes that count against a user are those of the files on record as theirs. */
+static void a_sweep_repairs_quotas(void **state)
+{
+    (void)state;
+    struct errctx ec;
+    struct snapshot *snap;
+    uint64_t bytes;
+    insert("alice", "c", text(LARGE, 16)); /* text counts against nobody */
+    assert_int_equal(snapshot_open(e.db->store, STR("alice"), &snap, &ec), ERR_OK);
+    struct damage d = {.op = {.apply = quota_apply}, .user_no = snapshot_user_no(snap), .user_delta = 1000};
+    snapshot_close(snap);
+    assert_int_equal(store_commit_wait(e.db->store, &d.op, &ec), ERR_OK);
+    assert_int_equal(sweep().blobs_repaired, 1);
+    assert_int_equal(sweep().blobs_repaired, 0);
+    assert_int_equal(snapshot_open(e.db->store, STR("alice"), &snap, &ec), ERR_OK);
+    assert_int_equal(snapshot_quota(snap, &bytes, &ec), ERR_OK);
+    assert_int_equal(bytes, 0);
+    snapshot_close(snap);
+}
+
 /* A file under work is nobody's orphan, and one that an older snapshot sees is not set aside. */
 static void a_sweep_leaves_work_alone(void **state)
 {
@@ -233,7 +259,7 @@ static void a_file_follows_its_conversation(void **state)
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, content_setup, content_teardown)
-    const struct CMUnitTest tests[] = {TEST(a_sweep_proves_and_repairs), TEST(a_sweep_leaves_work_alone),
-        TEST(a_file_follows_its_conversation)};
+    const struct CMUnitTest tests[] = {TEST(a_sweep_proves_and_repairs), TEST(a_sweep_repairs_quotas),
+        TEST(a_sweep_leaves_work_alone), TEST(a_file_follows_its_conversation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
