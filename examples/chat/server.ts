@@ -35,8 +35,8 @@ async function mint(user: string, role: "user" | "service"): Promise<string> {
 }
 
 let serviceToken: { token: string; until: number } | undefined;
-async function assistantToken(): Promise<string> {
-  if (serviceToken === undefined || Date.now() > serviceToken.until) {
+async function assistantToken(refused: boolean): Promise<string> {
+  if (refused || serviceToken === undefined || Date.now() > serviceToken.until) {
     serviceToken = { token: await mint("chat-server", "service"), until: Date.now() + (tokenHours - 1) * 3600000 };
   }
   return serviceToken.token;

@@ -6,7 +6,7 @@ import { answer, tokens } from "./markov.ts";
 
 export interface AssistantOptions {
   url: string;
-  token: () => string | Promise<string>;
+  token: (refused: boolean) => Promise<string>;
   users: string[];
   /** Mean time between two words. */
   wordMs: number;

@@ -296,8 +296,8 @@ export class Outbox {
 export interface ClientOptions {
   /** http://host:port of KalamDB. */
   url: string;
-  /** A token that is valid now; asked again whenever one is needed. */
-  token: () => string | Promise<string>;
+  /** A token that is valid now, asked whenever one is needed; `refused`: the server did not take the last one. */
+  token: (refused: boolean) => string | Promise<string>;
   onState?: (state: "connecting" | "online" | "offline") => void;
   onSignal?: (signal: { from: string; conversationId: string; kind: string; data?: any }) => void;
   /** For Node before version 22: the class of the package "ws". */
@@ -330,6 +330,7 @@ export class Client {
   private stopped = true;
   private count = 0;
   private generation = 0;
+  private refused = false;
   private readonly subscriptions = new Map<string, { subscriber: Subscriber; cursor: Cursor }>();
   private readonly writers = new Set<ReplyWriter>();
 
@@ -348,7 +349,7 @@ export class Client {
     if (body !== undefined && !raw) headers["content-type"] = "application/json";
     let response: Response;
     try {
-      headers.authorization = `Bearer ${await this.options.token()}`;
+      headers.authorization = `Bearer ${await this.token()}`;
       response = await fetch(this.options.url + path, {
         method,
         headers,
@@ -359,8 +360,15 @@ export class Client {
     } catch (error) {
       throw new KalamError("NETWORK", `no answer: ${error instanceof Error ? error.message : error}`);
     }
+    if (response.status === 401) this.refused = true;
     const answer = await response.json().catch(() => ({}));
     throw new KalamError(answer.error ?? "HTTP", answer.message ?? `HTTP ${response.status}`, response.status);
+  }
+
+  private async token(): Promise<string> {
+    const refused = this.refused;
+    this.refused = false;
+    return this.options.token(refused);
   }
 
   // -- the socket
@@ -421,7 +429,7 @@ export class Client {
     this.setState("connecting");
     let token: string;
     try {
-      token = await this.options.token();
+      token = await this.token();
     } catch {
       if (generation === this.generation) this.lost(true);
       return;
@@ -447,7 +455,10 @@ export class Client {
       this.take(JSON.parse(data));
     };
     ws.onerror = () => {};
-    ws.onclose = () => this.lost(true);
+    ws.onclose = ({ code }: { code: number }) => {
+      if (code === 4401) this.refused = true;
+      this.lost(true);
+    };
   }
 
   private lost(again: boolean): void {

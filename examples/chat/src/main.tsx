@@ -12,10 +12,10 @@ interface Config {
 }
 
 /** DEVELOPMENT ONLY: the chat server gives a token to whoever asks. Asked again when it is about to end. */
-function tokenSource(user: string): () => Promise<string> {
+function tokenSource(user: string): (refused?: boolean) => Promise<string> {
   let held: { token: string; expires: number } | undefined;
-  return async () => {
-    if (held === undefined || held.expires - Date.now() < 60000) {
+  return async (refused = false) => {
+    if (refused || held === undefined || held.expires - Date.now() < 60000) {
       const answer = await fetch("/dev/token", { method: "POST", body: JSON.stringify({ user }) });
       if (!answer.ok) throw new Error((await answer.json()).message);
       held = (await answer.json()) as { token: string; expires: number };

@@ -68,7 +68,7 @@ export class Chat {
     readonly me: Person,
     readonly people: Person[],
     api: string,
-    token: () => Promise<string>,
+    token: (refused: boolean) => Promise<string>,
   ) {
     this.client = new Client({
       url: api,
