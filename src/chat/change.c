@@ -76,7 +76,7 @@ enum err chat_messages_update(struct chat_change *ch, struct txn *txn, struct er
     enum err e = changing_new(ch, txn, &user_no, &all, ec);
     if (e == ERR_OK)
         e = changing_load_rows(ch, txn, user_no, all, ec);
-    if (e == ERR_OK)
+    if (e == ERR_OK && !ch->caller->internal) /* which goes from user to user, past members too */
         e = copies_find(ch, txn, user_no, all, &copies, ec);
     for (size_t i = 0; e == ERR_OK && i < ch->nrows; i++) {
         struct chat_row *row = &ch->rows[i];

@@ -79,6 +79,8 @@ static inline struct str engine_str(struct kalamdb_str s)
 {
     return str_n(s.ptr, s.len);
 }
+/* A caller's role beyond those of kalamdb.h: the engine itself (sql.h, caller.internal). */
+#define ENGINE_ROLE_INTERNAL ((enum kalamdb_role)100)
 /* For tests only. */
 void engine_force_path(struct kalamdb *db, enum engine_path path);
 /* In the background: counts against each other, without the rows. */

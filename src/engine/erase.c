@@ -3,6 +3,7 @@
  * after a crash from open on. */
 #include "engine/erase.h"
 #include "base/log.h"
+#include "chat/chat.h"
 #include "engine/erase_sent.h"
 #include "store/erase.h"
 #include <errno.h>
@@ -70,10 +71,12 @@ static enum err go_on(struct kalamdb *db, struct erasure *e, struct errctx *ec)
     size_t nusers = 0;
     enum err err = erase_sent(db, e, &users, &nusers, ec);
     if (err == ERR_OK)
+        err = store_erase_settle(db->store, users, nusers, ec);
+    free(users);
+    if (err == ERR_OK)
         err = store_erase_rows(db->store, e, ec);
     if (err == ERR_OK)
-        err = store_erase_finish(db->store, e, users, nusers, ec);
-    free(users);
+        err = store_erase_finish(db->store, e, ec);
     return err;
 }
 
@@ -86,7 +89,8 @@ static enum err run(struct erasures *es, struct erase_job *job, struct erasure *
         return go_on(es->db, e, ec);
     }
     for (;;) {
-        enum err err = store_erase_begin(es->db->store, id, (uint8_t)es->db->options.erase_sent, e, ec);
+        enum err err = store_erase_begin(
+            es->db->store, id, (uint8_t)es->db->options.erase_sent, chat_group_leave, e, ec);
         if (err != ERR_OK || e->finished)
             return err;
         bool begun = e->begun;

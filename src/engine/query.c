@@ -317,6 +317,9 @@ static enum err take_caller(struct kalamdb_query *q, const struct kalamdb_caller
                      : in->role == KALAMDB_SERVICE ? ROLE_SERVICE
                                                    : ROLE_USER;
     q->caller.issued_s = in->issued_s;
+    q->caller.internal = in->role == ENGINE_ROLE_INTERNAL;
+    if (q->caller.internal)
+        q->caller.role = ROLE_SERVICE;
     return q->caller.user_id.ptr != NULL ? ERR_OK : query_no_memory(q, "caller");
 }
 

@@ -16,6 +16,7 @@ struct caller {
     struct str user_id;
     enum role role;
     int64_t issued_s; /* of the token; 0: none (commit_op.author_issued_s) */
+    bool internal;    /* the engine itself: may set every column of messages, one user's copies alone */
 };
 
 enum stmt_kind { STMT_SELECT, STMT_INSERT, STMT_UPDATE, STMT_DELETE };

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { RECORD_FORMAT = 1, CHUNK_KEYS = 500, CHUNK_REFS = 100, SCAN_KEYS = 256 };
+enum { RECORD_FORMAT = 1, CHUNK_KEYS = 500, CHUNK_REFS = 100, BEGIN_ATTEMPTS = 100, SCAN_KEYS = 256 };
 #define CHUNK_BYTES ((size_t)1 << 20)
 
 void store_erase_set_hook(struct store *s, const struct erase_hook *hook)
@@ -75,8 +75,7 @@ static enum err record_get(struct txn *txn, struct erasure *ret, struct errctx *
 
 typedef enum err pair_fn(void *arg, struct str key, struct str value, struct errctx *ec);
 
-/* At most `max` pairs from *from on, below `end`, into `out` as lstr pairs; *from moves behind the last. */
-static enum err read_pairs(struct store *s, struct key *from, const struct key *end, int max, struct buf *out,
+enum err erase_read_pairs(struct store *s, struct key *from, const struct key *end, int max, struct buf *out,
     int *ret_n, struct errctx *ec)
 {
     int n = 0;
@@ -120,7 +119,7 @@ static enum err each_record(struct store *s, pair_fn *fn, void *arg, struct errc
     struct buf found = BUF_INIT(0);
     enum err err = ERR_OK;
     for (int n = 1; err == ERR_OK && n > 0;) {
-        err = read_pairs(s, &from, &end, SCAN_KEYS, &found, &n, ec);
+        err = erase_read_pairs(s, &from, &end, SCAN_KEYS, &found, &n, ec);
         struct reader r = reader_of(buf_view(&found));
         for (int i = 0; err == ERR_OK && i < n; i++) {
             struct str key = read_lstr(&r), value = read_lstr(&r);
@@ -170,7 +169,11 @@ struct begin_op {
     struct commit_op op;
     struct store *store;
     struct erasure e;
-    bool begun; /* else: found */
+    bool begun;       /* else: found */
+    uint64_t user_no; /* whose memberships were read, and how many conversations there were then */
+    uint32_t next_conv_no;
+    struct erase_places places;
+    erase_leave_fn *leave;
 };
 
 /* A user that wrote nothing since: subscribing is enough to be one, and no reason to erase again. */
@@ -199,6 +202,11 @@ static enum err apply_begin(struct commit_op *op, struct txn *txn, struct errctx
         o->e = before;
         return ERR_OK;
     }
+    if (user_no != o->user_no || head->next_conv_no != o->next_conv_no)
+        return ERR_RETRY; /* a membership may have come since */
+    err = erase_places_leave(txn, user_no, o->e.user_id, &o->places, o->leave, ec);
+    if (err != ERR_OK)
+        return err;
     o->e.user_no = user_no;
     o->e.erased_at_us = txn_now_us(txn);
     o->e.messages = (uint64_t)(head->total_messages > 0 ? head->total_messages : 0);
@@ -264,15 +272,32 @@ static void uncount(struct store *s, uint64_t user_no)
     manifest_unref(m);
 }
 
-enum err store_erase_begin(
-    struct store *s, struct str user_id, uint8_t sent, struct erasure *ret, struct errctx *ec)
+/* The user as one commit found them, with their memberships. */
+static enum err look(struct begin_op *o, struct errctx *ec)
 {
-    struct begin_op o = {.op = {.apply = apply_begin, .durability = DURABILITY_SYNC},
-        .store = s,
-        .e = {.user_id = user_id, .sent = sent}};
+    struct snapshot *snap = NULL;
+    enum err err = snapshot_open(o->store, o->e.user_id, &snap, ec);
+    o->places.n = 0;
+    o->user_no = err == ERR_OK ? snap->user_no : 0;
+    o->next_conv_no = err == ERR_OK ? snap->head.next_conv_no : 0;
+    snapshot_close(snap);
+    return err == ERR_OK && o->user_no != 0 ? erase_places_read(o->store, o->user_no, &o->places, ec) : err;
+}
+
+enum err store_erase_begin(struct store *s, struct str user_id, uint8_t sent, erase_leave_fn *leave,
+    struct erasure *ret, struct errctx *ec)
+{
+    struct begin_op o = {.store = s, .e = {.user_id = user_id, .sent = sent}, .leave = leave};
     if (user_id.len == 0 || user_id.len > USER_ID_BYTES_MAX)
         return err_set(ec, ERR_NOT_FOUND, "no such user");
-    enum err err = store_commit_wait(s, &o.op, ec);
+    enum err err = ERR_RETRY;
+    for (int i = 0; err == ERR_RETRY && i < BEGIN_ATTEMPTS; i++) {
+        o.op = (struct commit_op){.apply = apply_begin, .durability = DURABILITY_SYNC};
+        err = look(&o, ec);
+        if (err == ERR_OK)
+            err = store_commit_wait(s, &o.op, ec);
+    }
+    free(o.places.conv_nos);
     if (err != ERR_OK && err != ERR_NOT_FOUND)
         take_back(s, user_id);
     if (err == ERR_OK && o.begun) {
@@ -307,7 +332,7 @@ static bool goes_last(struct str key)
 struct chunk_op {
     struct commit_op op;
     struct erasure *e;
-    struct str pairs; /* as read_pairs leaves them */
+    struct str pairs; /* as erase_read_pairs leaves them */
     int n;
 };
 
@@ -372,7 +397,7 @@ static enum err erase_range(struct store *s, struct erasure *e, struct key from,
     struct buf found = BUF_INIT(0);
     enum err err = ERR_OK;
     for (int n = 1; err == ERR_OK && n > 0;) {
-        err = read_pairs(s, &from, &end, max, &found, &n, ec);
+        err = erase_read_pairs(s, &from, &end, max, &found, &n, ec);
         struct chunk_op o = {
             .op = {.apply = apply, .durability = DURABILITY_SYNC}, .e = e, .pairs = buf_view(&found), .n = n};
         if (err == ERR_OK && n > 0)
@@ -507,10 +532,8 @@ static enum err quiesce(struct store *s, struct errctx *ec)
     return err;
 }
 
-enum err store_erase_finish(
-    struct store *s, struct erasure *e, const uint64_t *users, size_t nusers, struct errctx *ec)
+enum err store_erase_settle(struct store *s, const uint64_t *users, size_t nusers, struct errctx *ec)
 {
-    struct last_op last = {.op = {.apply = apply_finish, .durability = DURABILITY_SYNC}, .e = e};
     enum err err = ERR_OK;
     for (size_t i = 0; err == ERR_OK && i < nusers; i++) {
         pthread_mutex_lock(&s->consolidator->work);
@@ -519,14 +542,18 @@ enum err store_erase_finish(
             err = consolidate_now(s, users[i], ec);
         pthread_mutex_unlock(&s->consolidator->work);
     }
-    if (err == ERR_OK)
-        err = quiesce(s, ec); /* unlocked: others' consolidations go on while an export is read */
+    return err == ERR_OK ? step(s, ERASE_SETTLED, ec) : err;
+}
+
+enum err store_erase_finish(struct store *s, struct erasure *e, struct errctx *ec)
+{
+    struct last_op last = {.op = {.apply = apply_finish, .durability = DURABILITY_SYNC}, .e = e};
+    enum err err = quiesce(s, ec); /* unlocked: others' consolidations go on while an export is read */
     if (err != ERR_OK)
         return err;
     pthread_mutex_lock(&s->consolidator->work);
-    err = orphans_purge(s, e->user_id, ec);
-    if (err == ERR_OK)
-        err = orphans_purge_shared(s, ec);
+    /* Everybody's: what a crash left of a holder's table may show what was sent there. */
+    err = orphans_purge(s, STR_NULL, ec);
     if (err == ERR_OK)
         remove_folder(s, e->user_id);
     if (err == ERR_OK)

@@ -20,7 +20,7 @@
 #ifndef KALAMDB_STORE_ERASE_H
 #define KALAMDB_STORE_ERASE_H
 
-#include "store/store.h"
+#include "store/group.h"
 
 struct erasure {
     struct str user_id; /* the caller's bytes */
@@ -32,24 +32,42 @@ struct erasure {
     uint64_t messages, files, bytes;
 };
 
+/* Ends a present member's membership in a group, as when leaving. */
+typedef enum err erase_leave_fn(struct txn *txn, struct group *g, struct member *m, struct errctx *ec);
 /* Begins, or finds the erasure that began before and after which the user did not come back (finished, or to
  * be gone on with): *ret either way. NOT_FOUND: never was a user. */
-enum err store_erase_begin(
-    struct store *s, struct str user_id, uint8_t sent, struct erasure *ret, struct errctx *ec) CHECKED;
+enum err store_erase_begin(struct store *s, struct str user_id, uint8_t sent, erase_leave_fn *leave,
+    struct erasure *ret, struct errctx *ec) CHECKED;
+/* Calls fn for each group that the user was ever in, with its conversation's id: read from the partition, so
+ * before store_erase_rows. */
+enum err store_erase_groups(struct store *s, const struct erasure *e,
+    enum err (*fn)(void *arg, uint64_t group_no, struct str conversation_id, struct errctx *ec), void *arg,
+    struct errctx *ec) CHECKED;
+/* Who else is or was in a group, gone ones included; heap, with their ids behind. */
+struct erase_holder {
+    uint64_t user_no;
+    bool copying; /* history is being copied to them */
+    struct str user_id;
+};
+enum err store_erase_holders(
+    struct store *s, uint64_t group_no, struct erase_holder **ret, size_t *ret_n, struct errctx *ec) CHECKED;
+/* Forgets what the user's keys for idempotency in a group led to. */
+enum err store_erase_client_ids(struct store *s, uint64_t group_no, struct str from, size_t n,
+    const struct str *client_ids, struct errctx *ec) CHECKED;
+/* Consolidates these users' tables, so that no file keeps what was changed in them. */
+enum err store_erase_settle(struct store *s, const uint64_t *users, size_t nusers, struct errctx *ec) CHECKED;
 /* Deletes the partition and its files. UNAVAILABLE when the server stops. */
 enum err store_erase_rows(struct store *s, struct erasure *e, struct errctx *ec) CHECKED;
-/* Consolidates these users' tables (others, that held copies), so that no file keeps what was changed; waits
- * until no snapshot shows the erased any more; drives their bytes out of RocksDB; records that it is done.
- * *e becomes what the receipt says. */
-enum err store_erase_finish(
-    struct store *s, struct erasure *e, const uint64_t *users, size_t nusers, struct errctx *ec) CHECKED;
+/* Waits until no snapshot shows the erased any more; drives their bytes out of RocksDB; records that it is
+ * done. *e becomes what the receipt says. */
+enum err store_erase_finish(struct store *s, struct erasure *e, struct errctx *ec) CHECKED;
 /* Calls fn for each erasure that has begun and not finished, until it says no. */
 enum err store_erase_unfinished(struct store *s,
     enum err (*fn)(void *arg, const struct erasure *e, struct errctx *ec), void *arg,
     struct errctx *ec) CHECKED;
 
 /* Tests: where the work may stop as in a crash (return false). */
-enum erase_step { ERASE_BEGUN, ERASE_CHUNK, ERASE_FILES, ERASE_ROWS, ERASE_PURGED };
+enum erase_step { ERASE_BEGUN, ERASE_SETTLED, ERASE_CHUNK, ERASE_FILES, ERASE_ROWS, ERASE_PURGED };
 struct erase_hook {
     bool (*step)(void *arg, enum erase_step step);
     void *arg;

@@ -510,20 +510,3 @@ enum err orphans_purge(struct store *s, struct str user_id, struct errctx *ec)
     buf_release(&folder);
     return err;
 }
-
-static enum err remove_shared(void *arg, const char *folder, struct errctx *ec)
-{
-    return str_starts_with(str_c(folder), STR("shared.")) ? remove_old_in(arg, folder, ec) : ERR_OK;
-}
-
-enum err orphans_purge_shared(struct store *s, struct errctx *ec)
-{
-    struct removal r = {.s = s, .older_than_s = INT64_MAX, .path = BUF_INIT(PATH_BYTES_MAX)};
-    struct buf dir = BUF_INIT(PATH_BYTES_MAX);
-    enum err err = join(&dir, s->cfg.data_dir, ORPHANS_DIR, NULL)
-                       ? each_entry(dir.ptr, remove_shared, &r, ec)
-                       : err_internal(ec, ERR_NO_MEMORY, "orphans: out of memory");
-    buf_release(&dir);
-    buf_release(&r.path);
-    return err;
-}

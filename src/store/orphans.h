@@ -24,8 +24,6 @@ enum err orphans_open(struct store *s, struct errctx *ec) CHECKED;
 /* Removes what was set aside from one user's folder, or from all (user_id.ptr NULL): an asked-for purge
  * leaves no copy. */
 enum err orphans_purge(struct store *s, struct str user_id, struct errctx *ec) CHECKED;
-/* The same for what was set aside from conversations' shared folders. */
-enum err orphans_purge_shared(struct store *s, struct errctx *ec) CHECKED;
 
 /* Calls fn for each folder of the data directory that holds files of ours, with a snapshot of its user (of an
  * unknown one where no user has that folder), which is closed afterwards. An error ends it. */

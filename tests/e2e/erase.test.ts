@@ -211,3 +211,107 @@ test("killed in the middle: the next start finishes it", async () => {
   assert.deepEqual((await server.sql("bob", "SELECT content FROM messages")).rows, [["bob stays"]]);
   await server.destroy();
 });
+
+/** alice and others share a group; some of it is cold, some hot; dave left, erin joined late. */
+async function shared(server: Server): Promise<void> {
+  const made = await server.request("POST", "/api/v1/conversations", {
+    token: server.token("alice"),
+    body: { conversation_id: "club", conversation_type: "group", title: "Club", members: ["bob", "carol", "dave"] },
+  });
+  assert.equal(made.status, 201, JSON.stringify(made.body));
+  for (let i = 0; i < 10; i++) await server.say("alice", "club", `from-alice-cold-${i}`, { client_msg_id: `k${i}`, metadata: '{"mood":"alices-mood"}' });
+  await server.say("bob", "club", "from-bob-cold");
+  await server.consolidate();
+  await server.sql("dave", "DELETE FROM conversation_users WHERE conversation_id = 'club' AND user_id = 'dave'");
+  for (let i = 0; i < 5; i++) await server.say("alice", "club", `from-alice-hot-${i}`, { client_msg_id: `h${i}` });
+  await server.say("alice", "club", "from-alice-large-" + "y".repeat(150000));
+  await server.sql("bob", "DELETE FROM messages WHERE content = 'from-alice-hot-3'");
+  await server.say("bob", "club", "from-bob-hot");
+  await server.say("alice", "own", "only-alices-own");
+}
+
+const senders = 'SELECT "from", count(*) FROM messages WHERE conversation_id = \'club\' GROUP BY 1 ORDER BY 1';
+
+test("what was sent to groups: the sender goes from every copy, present and past, hot and cold", async () => {
+  const server = await Server.start(secret);
+  await shared(server);
+  const live = await server.socket("carol");
+  await live.subscribe();
+  const answer = await erase(server, "alice", server.token("alice"));
+  assert.equal(answer.status, 200, JSON.stringify(answer.body));
+  assert.equal(answer.body.messages, 19);
+  assert.deepEqual((await server.sql("bob", senders)).rows, [["bob", 2], ["deleted_user", 15]]);
+  assert.deepEqual((await server.sql("carol", senders)).rows, [["bob", 2], ["deleted_user", 16]]);
+  assert.deepEqual((await server.sql("dave", senders)).rows, [["bob", 1], ["deleted_user", 10]]);
+  const row = (await server.sql("carol", "SELECT content, client_msg_id, metadata FROM messages WHERE content = 'from-alice-cold-4'")).rows;
+  assert.deepEqual(row, [["from-alice-cold-4", null, { mood: "alices-mood" }]]);
+  // carol's device saw them as updates, each with its number.
+  const updates = (await live.take(16)).filter((f) => f.type === "message");
+  assert.ok(updates.every((f) => f.op === "update" && f.message.from === "deleted_user"));
+  // She is no member any more; the next one leads.
+  const members = (await server.sql("bob", "SELECT user_id, role FROM conversation_users WHERE conversation_id = 'club' ORDER BY 1")).rows;
+  assert.deepEqual(members, [["bob", "owner"], ["carol", "member"]]);
+  // The large text stays, as others hold it; her own is gone.
+  assert.deepEqual(grep(server.data, ["only-alices-own"]), []);
+  assert.ok(grep(join(server.data, "shared"), ["from-alice-large"]).length === 1);
+  const big = (await server.sql("bob", "SELECT content_ref FROM messages WHERE content_ref IS NOT NULL")).rows[0][0];
+  assert.equal((await server.request("GET", `/api/v1/content/${big}`, { token: server.token("bob") })).status, 200);
+  // No Parquet file and no table file names the sender.
+  assert.equal(grep(server.data, ["alice"]).filter((f) => f.endsWith(".parquet")).length, 0);
+  // Back again under the same id: no member, and her keys are free.
+  await nextSecond();
+  const fresh = mint(server, "alice");
+  const insert = (sql: string) => server.request("POST", "/api/v1/query", { token: fresh, body: { sql } });
+  assert.equal((await insert("INSERT INTO messages (conversation_id, content) VALUES ('club', 'hi')")).status, 403);
+  await server.sql("bob", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('club', 'alice')");
+  const said = await insert("INSERT INTO messages (conversation_id, content, client_msg_id) VALUES ('club', 'anew', 'h1')");
+  assert.equal(said.body.rowsAffected, 1, JSON.stringify(said.body));
+  assert.deepEqual((await insert("SELECT content FROM messages")).body.rows, [["anew"]]);
+  const sweep = await server.request("POST", "/api/v1/admin/sweep", { token: server.token("root", "admin"), body: {} });
+  assert.equal(sweep.status, 200, JSON.stringify(sweep.body));
+  await server.destroy();
+});
+
+test("erase_sent: redact empties the content and drops its file, keep leaves all", async () => {
+  for (const mode of ["redact", "keep"]) {
+    const server = await Server.start({ ...secret, KALAMDB_ERASE_SENT: mode });
+    await shared(server);
+    const answer = await erase(server, "alice", server.token("root", "admin"));
+    assert.equal(answer.status, 200, JSON.stringify(answer.body));
+    if (mode === "redact") {
+      const rows = (await server.sql("carol", "SELECT DISTINCT content, content_ref, metadata, client_msg_id FROM messages WHERE \"from\" = 'deleted_user'")).rows;
+      assert.deepEqual(rows, [["", null, null, null]]);
+      assert.deepEqual(grep(server.data, ["from-alice", "alices-mood", "only-alices-own"]), []);
+      assert.deepEqual((await server.sql("dave", senders)).rows, [["bob", 1], ["deleted_user", 10]]);
+    } else {
+      assert.deepEqual((await server.sql("carol", senders)).rows, [["alice", 16], ["bob", 2]]);
+      assert.deepEqual(grep(server.data, ["only-alices-own"]), []);
+    }
+    const members = (await server.sql("carol", "SELECT user_id FROM conversation_users ORDER BY 1")).rows;
+    assert.deepEqual(members, [["bob"], ["carol"]]);
+    await server.destroy();
+  }
+});
+
+test("a group that is gone, and a kill among the copies", async () => {
+  const server = await Server.start(secret);
+  await shared(server);
+  for (const user of ["bob", "carol"]) await server.sql(user, `DELETE FROM conversation_users WHERE conversation_id = 'club' AND user_id = '${user}'`);
+  await server.sql("alice", "DELETE FROM conversation_users WHERE conversation_id = 'club' AND user_id = 'alice'");
+  for (const ms of [10, 40, 90]) {
+    const asked = erase(server, "alice", server.token("root", "admin")).catch(() => undefined);
+    await new Promise((done) => setTimeout(done, ms));
+    await server.kill();
+    await asked;
+    await server.up();
+  }
+  const answer = await erase(server, "alice", server.token("root", "admin"));
+  assert.equal(answer.status, 200, JSON.stringify(answer.body));
+  for (const user of ["bob", "carol", "dave"]) {
+    const rows = (await server.sql(user, senders)).rows.map((r: any) => r[0]);
+    assert.deepEqual(rows, ["bob", "deleted_user"], user);
+  }
+  assert.deepEqual(grep(server.data, ["only-alices-own"]), []);
+  assert.equal(grep(server.data, ["alice"]).filter((f) => f.endsWith(".parquet")).length, 0);
+  await server.destroy();
+});

@@ -18,15 +18,24 @@ static void plant(struct cold *c)
     cold_add(c, 0, "c1", "planted-hot");
 }
 
+static enum err no_groups(struct txn *txn, struct group *g, struct member *m, struct errctx *ec)
+{
+    (void)txn, (void)g, (void)m, (void)ec;
+    fail();
+    return ERR_OK;
+}
+
 static enum err erase(struct store *s, struct erasure *e, struct errctx *ec)
 {
     enum err err = ERR_OK;
     if (e->user_no == 0)
-        err = store_erase_begin(s, ALICE, 1, e, ec);
+        err = store_erase_begin(s, ALICE, 1, no_groups, e, ec);
+    if (err == ERR_OK && !e->finished)
+        err = store_erase_settle(s, NULL, 0, ec);
     if (err == ERR_OK && !e->finished)
         err = store_erase_rows(s, e, ec);
     if (err == ERR_OK && !e->finished)
-        err = store_erase_finish(s, e, NULL, 0, ec);
+        err = store_erase_finish(s, e, ec);
     return err;
 }
 
@@ -70,7 +79,7 @@ static void check_gone(struct cold *c, const struct erasure *e)
     assert_int_equal(stats.files_cold, 0);
     OK(store_erase_unfinished(c->f.store, note, &left, &ec));
     assert_int_equal(left.user_no, 0);
-    OK(store_erase_begin(c->f.store, ALICE, 0, &again, &ec));
+    OK(store_erase_begin(c->f.store, ALICE, 0, no_groups, &again, &ec));
     assert_false(again.begun);
     assert_true(again.finished);
     assert_int_equal(again.erased_at_us, e->erased_at_us);
@@ -136,7 +145,7 @@ static void tokens_void(void **state)
     cold_insert(&c, 3, 1);
     assert_false(store_token_void(c.f.store, ALICE, INT64_MIN));
     uint64_t before = store_erasures(c.f.store);
-    assert_int_equal(store_erase_begin(c.f.store, STR("nobody"), 0, &e, &ec), ERR_NOT_FOUND);
+    assert_int_equal(store_erase_begin(c.f.store, STR("nobody"), 0, no_groups, &e, &ec), ERR_NOT_FOUND);
     assert_false(store_token_void(c.f.store, STR("nobody"), INT64_MIN));
     OK(erase(c.f.store, &e, &ec));
     assert_true(store_erasures(c.f.store) > before);
@@ -168,7 +177,7 @@ static void late_write(void **state)
     struct erasure e = {0};
     cold_open(&c, "user_alice", 8);
     cold_insert(&c, 3, 1);
-    OK(store_erase_begin(c.f.store, ALICE, 0, &e, &ec));
+    OK(store_erase_begin(c.f.store, ALICE, 0, no_groups, &e, &ec));
     struct commit_op op = {.apply = apply_insert, .author = ALICE, .author_issued_s = 1};
     assert_int_equal(store_commit_wait(c.f.store, &op, &ec), ERR_UNAUTHENTICATED);
     assert_false(user_exists(c.f.store));
