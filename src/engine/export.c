@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Of one file of messages; what a worker sorts within its memory. */
 #define PIECE_ROWS ((uint64_t)250000)
 #define PIECE_BYTES ((uint64_t)128 << 20)
 #define STEP_BYTES ((size_t)128 << 10)
@@ -35,6 +36,7 @@ struct kalamdb_export {
     struct archive_manifest manifest;
     struct arena arena; /* texts of the manifest */
 
+    uint64_t piece_rows;
     int64_t *cuts; /* last ids of the pieces of messages */
     size_t ncuts, cut;
     int64_t next_id; /* first id not exported yet */
@@ -190,7 +192,7 @@ static enum err messages(struct kalamdb_export *x, struct errctx *ec)
 {
     enum err e = ERR_OK;
     if (x->cuts == NULL)
-        e = snapshot_split(x->snap, PIECE_ROWS, PIECE_BYTES, &x->cuts, &x->ncuts, ec);
+        e = snapshot_split(x->snap, x->piece_rows, PIECE_BYTES, &x->cuts, &x->ncuts, ec);
     if (e != ERR_OK)
         return e;
     int64_t last = x->cuts[x->cut];
@@ -352,6 +354,7 @@ kalamdb_code kalamdb_export_open(struct kalamdb *db, const struct kalamdb_caller
     if (x == NULL)
         return failed(error, &ec, ERR_NO_MEMORY);
     x->fd = -1;
+    x->piece_rows = PIECE_ROWS;
     x->refs = BUF_INIT(REFS_BYTES_MAX);
     arena_init(&x->arena, 65536);
     struct str user = engine_str(user_id.ptr != NULL ? user_id : caller->user_id);
@@ -412,6 +415,11 @@ void kalamdb_export_next(struct kalamdb_export *x, kalamdb_export_ready *ready, 
     x->job.run = run_step;
     x->job.owner = analytic_owner(x->transfer.user_id);
     analytic_submit(x->transfer.db->analytic, &x->job);
+}
+
+void export_set_piece(struct kalamdb_export *x, uint64_t rows)
+{
+    x->piece_rows = rows;
 }
 
 void kalamdb_export_cancel(struct kalamdb_export *x)

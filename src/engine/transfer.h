@@ -46,4 +46,7 @@ enum err transfer_temp(struct transfer *t, const char *dir, int *ret_fd, struct 
 int transfer_columns(const struct schema *schema, int columns[SCHEMA_COLUMNS_MAX]);
 void transfer_column_list(struct buf *b, const struct schema *schema, bool cast);
 
+/* For tests only: rows of a file of messages, before the first step. */
+void export_set_piece(struct kalamdb_export *x, uint64_t rows);
+
 #endif

@@ -421,21 +421,36 @@ test("a group comes without its members: to read, not to write", async () => {
   assert.equal(made.status, 200, JSON.stringify(made.body));
   await server.say("carol", "team", "hello");
   await server.say("alice", "team", "hi");
+  const text = "a long story ".repeat(10_000);
+  await server.say("alice", "team", text);
   const archive = await download(server, "alice");
   checkManifest(archive);
-  assert.deepEqual((await upload(server, "dave", archive.bytes)).body, { user: "dave", messages: 2, conversations: 1, files: 0 });
-  assert.deepEqual((await server.sql("dave", "SELECT conversation_type, total_messages FROM conversations")).rows, [["group", 2]]);
+  assert.deepEqual((await upload(server, "dave", archive.bytes)).body, { user: "dave", messages: 3, conversations: 1, files: 1 });
+  assert.deepEqual((await server.sql("dave", "SELECT conversation_type, total_messages FROM conversations")).rows, [["group", 3]]);
+  // The group's one file became his own.
+  const [[ref]] = (await server.sql("dave", "SELECT content_ref FROM messages WHERE content_ref IS NOT NULL")).rows;
+  assert.match(archive.names.find((name) => name.startsWith("content/"))!, /^content\/shared\/conversations\/team\/msg-\d+\.bin$/);
+  assert.match(ref, /^dave\/msg-\d+\.bin$/);
+  assert.equal(readFileSync(join(server.data, ref), "utf8"), text);
   assert.deepEqual((await server.sql("dave", "SELECT * FROM conversation_users")).rows, []);
   const send = await server.query("dave", "INSERT INTO messages (conversation_id, content) VALUES ('team', 'me too')");
   assert.equal(send.status, 403, JSON.stringify(send.body));
   assert.equal((await server.query("dave", "UPDATE messages SET content = 'x'")).status, 403);
   assert.equal((await server.query("dave", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('team', 'erin')")).status, 403);
   await server.say("alice", "team", "still us");
-  assert.equal((await server.sql("dave", "SELECT count(*) FROM messages")).rows[0][0], 2);
-  assert.equal((await server.sql("carol", "SELECT count(*) FROM messages")).rows[0][0], 3);
-  assert.deepEqual((await upload(server, "dave", archive.bytes)).body.messages, 2);
+  assert.equal((await server.sql("dave", "SELECT count(*) FROM messages")).rows[0][0], 3);
+  assert.equal((await server.sql("carol", "SELECT count(*) FROM messages")).rows[0][0], 4);
+  assert.deepEqual((await upload(server, "dave", archive.bytes)).body.messages, 3);
+  // The sweep at open finds nothing that nobody names, and what he exports is whole.
+  await server.stop();
+  await server.up();
+  const again = await download(server, "dave");
+  checkManifest(again);
+  assert.equal(again.members.get(`content/${ref}`)!.toString(), text);
   // It can be let go of like any other, and so can they.
   await server.sql("dave", "DELETE FROM conversations WHERE conversation_id = 'team'");
+  await server.consolidate("dave");
+  assert.ok(!readdirSync(join(server.data, "dave")).includes(ref.slice(5)));
   assert.equal((await upload(server, "erin", archive.bytes)).status, 200);
   assert.equal((await server.request("DELETE", "/api/v1/users/erin", { token: server.token("erin") })).status, 200);
   await server.destroy();

@@ -1,6 +1,7 @@
 /* Exports, read back by the library's own reader: what stands in them, and that one is of one moment. */
 #include "base/arena.h"
 #include "engine/archive_manifest.h"
+#include "engine/transfer.h"
 #include "engine_fixture.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -51,14 +52,14 @@ static struct kalamdb_export *open_export(const char *as, enum kalamdb_role role
 static void read_back(int fd, struct arena *arena, struct archive_manifest *m)
 {
     struct archive_reader *r;
-    struct archive_member member[64];
+    struct archive_member member[256];
     struct buf text = BUF_INIT(ARCHIVE_MANIFEST_BYTES_MAX);
     struct errctx ec = {0};
     size_t n = 0;
     enum err err;
     assert_int_equal(archive_reader_open(fd, &r, &ec), ERR_OK);
     while ((err = archive_reader_next(r, &member[n], &text, always, NULL, &ec)) == ERR_OK)
-        assert_true(++n < 64);
+        assert_true(++n < 256);
     if (err != ERR_NOT_FOUND)
         fail_msg("%s", ec.message);
     archive_reader_free(r);
@@ -101,6 +102,55 @@ static void one_moment(void **state)
     assert_int_equal(m.files[0].rows, 81);
     assert_int_equal(m.files[2].rows, 2); /* members: alice in each */
     close(fd);
+    arena_release(&arena);
+    engine_close(&e);
+}
+
+/* Many files: of hot rows, of cold ones, of both, where ids are dense and where they are not. */
+static void pieces(void **state)
+{
+    (void)state;
+    engine_open(&e);
+    struct arena arena;
+    struct archive_manifest m;
+    arena_init(&arena, 1 << 20);
+    for (int i = 0; i < 20; i++) {
+        expect_code(&e, "alice",
+            "INSERT INTO messages (conversation_id, content) VALUES ('c', '1'), ('c', '2'), ('c', '3'), "
+            "('c', '4'), "
+            "('d', '5'), ('d', '6'), ('d', '7'), ('d', '8'), ('d', '9'), ('d', '10')",
+            "OK");
+        if (i == 8 || i == 13)
+            engine_consolidate(&e, "alice");
+    }
+    expect_code(&e, "service:s",
+        "INSERT INTO alice.messages (msg_id, conversation_id, content) VALUES (1, 'old', 'x'), (2, 'old', "
+        "'y'), "
+        "(1000000, 'old', 'z')",
+        "OK");
+    expect_code(&e, "alice", "DELETE FROM messages WHERE content = '7'", "OK");
+    expect_code(&e, "alice", "UPDATE messages SET content = 'new' WHERE content = '3'", "OK");
+    static const uint64_t sizes[] = {1, 7, 40, 1000000};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct kalamdb_export *x = open_export("alice", KALAMDB_USER, NULL);
+        export_set_piece(x, sizes[i] == 1 ? 4 : sizes[i]);
+        int fd = export_all(x);
+        arena_clear(&arena);
+        read_back(fd, &arena, &m);
+        close(fd);
+        assert_int_equal(m.messages, 183);
+        uint64_t sum = 0;
+        size_t files = 0;
+        for (size_t k = 0; k < m.nfiles; k++) {
+            sum += m.files[k].kind == ARCHIVE_KIND_MESSAGES ? m.files[k].rows : 0;
+            files += m.files[k].kind == ARCHIVE_KIND_MESSAGES;
+        }
+        assert_int_equal(sum, 183);
+        if (sizes[i] < 100)
+            assert_true(files >= 183 / 4 / (sizes[i] == 1 ? 4 : sizes[i]));
+        else
+            assert_int_equal(files, 1);
+    }
     arena_release(&arena);
     engine_close(&e);
 }
@@ -176,6 +226,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_moment),
+        cmocka_unit_test(pieces),
         cmocka_unit_test(refused),
         cmocka_unit_test(asynchronous),
     };

@@ -1,6 +1,7 @@
 /* Imports: the round trip, what is left alone, and archives that somebody broke or made up. */
 #include "base/arena.h"
 #include "engine/archive_manifest.h"
+#include "engine/transfer.h"
 #include "engine_fixture.h"
 #include <archive.h>
 #include <archive_entry.h>
@@ -19,18 +20,24 @@ static const struct kalamdb_caller service = {.user_id = {"s", 1}, .role = KALAM
 
 /* ---- archives ---- */
 
-static void export_of(const char *user, struct buf *ret)
+static void export_pieces(const char *user, uint64_t piece, struct buf *ret)
 {
     struct kalamdb_export *x;
     struct kalamdb_error error;
     char chunk[65536];
     if (kalamdb_export_open(e.db, &service, ks(user), &x, &error) != KALAMDB_OK)
         fail_msg("export: %s", error.message);
+    export_set_piece(x, piece);
     for (size_t n = 1; n > 0; buf_append(ret, chunk, n)) {
         if (kalamdb_export_read(x, chunk, sizeof chunk, &n, &error) != KALAMDB_OK)
             fail_msg("export: %s (%s)", error.message, error.internal);
     }
     kalamdb_export_close(x);
+}
+
+static void export_of(const char *user, struct buf *ret)
+{
+    export_pieces(user, 250000, ret);
 }
 
 #define PARTS_MAX 16
@@ -307,6 +314,20 @@ static void round_trip(void **state)
     engine_close(&e);
 }
 
+static void many_files(void **state)
+{
+    (void)state;
+    struct buf tar = BUF_INIT(0);
+    seed();
+    export_pieces("alice", 5, &tar);
+    char *rows = copy(run(&e, "alice", rows_sql));
+    expect_import("bob", buf_view(&tar), "OK 61 3 0");
+    assert_string_equal(run(&e, "bob", rows_sql), rows);
+    free(rows);
+    buf_release(&tar);
+    engine_close(&e);
+}
+
 static void half_there(void **state)
 {
     (void)state;
@@ -516,6 +537,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
+        cmocka_unit_test(many_files),
         cmocka_unit_test(half_there),
         cmocka_unit_test(crafted),
         cmocka_unit_test(crafted_rows),
