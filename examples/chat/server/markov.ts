@@ -44,9 +44,11 @@ function random(seed: number): () => number {
   };
 }
 
+const common = new Set("about also because best could does every from have into just like more most much often should some such take than that their them then there these they this what when where which will with would your".split(" "));
+
 /** Words of a text that say what it is about. */
 function topics(text: string): string[] {
-  return text.toLowerCase().match(/[\p{L}\p{N}]{4,}/gu) ?? [];
+  return (text.toLowerCase().match(/[\p{L}\p{N}]{4,}/gu) ?? []).filter((word) => !common.has(word));
 }
 
 function sentence(start: string[], dice: () => number): string {
@@ -67,6 +69,8 @@ export function answer(text: string, seed: number): string {
   const fitting = sentences.filter((words) => words.some((word) => about.has(word.toLowerCase().replace(/\W/g, ""))));
   const count = /\b(story|long|everything|essay)\b/i.test(question) ? 24 : 2 + Math.floor(dice() * 2);
   const said = new Set<string>();
+  // The first that fits is said as it is; the others wander.
+  if (fitting.length > 0) said.add(fitting[Math.floor(dice() * fitting.length)].join(" "));
   for (let i = 0; said.size < count && i < count * 8; i++) {
     const from = said.size < 2 && fitting.length > 0 ? fitting : sentences;
     said.add(sentence(from[Math.floor(dice() * from.length)], dice));
