@@ -184,6 +184,57 @@ static void titles_and_read_markers(void **state)
     assert_int_equal(run_update(&u), ERR_FORBIDDEN);
 }
 
+/* Rows of a version without the columns: not known, rather than wrong. */
+static enum err forget_unread(struct txn *txn, void *arg, struct errctx *ec)
+{
+    uint64_t user_no;
+    struct conversation c;
+    enum err e = txn_user(txn, alice.user_id, false, &user_no, ec);
+    if (e == ERR_OK)
+        e = txn_conversation(txn, user_no, str_c(arg), &c, ec);
+    c.values[CONV_UNREAD] = c.values[CONV_READ_MSG_ID] = VALUE_OF_NULL;
+    return e == ERR_OK ? txn_conversation_put(txn, &c, false, ec) : e;
+}
+
+static void unread_of_old_rows(void **state)
+{
+    (void)state;
+    struct chat_append a;
+    struct value v[CONV_NCOLUMNS];
+    struct say two[] = {{"c1", "x", "assistant"}, {"c1", "y", "assistant"}};
+    assert_int_equal(say(&alice, "alice", 2, two, &a), ERR_OK);
+    int64_t first = a.messages[0].msg_id, second = a.messages[1].msg_id;
+    assert_int_equal(
+        commit(store_fixture.store, forget_unread, (void *)"c1", DURABILITY_ASYNC, &last_error), ERR_OK);
+    assert_int_equal(say(&alice, "alice", 1, two, &a), ERR_OK);
+    assert_int_equal(change_messages(1, &second, NULL), ERR_OK);
+    assert_true(conversation_of("alice", "c1", v));
+    assert_int_equal(v[CONV_UNREAD].type, VALUE_NULL);
+    /* The marker makes it known, also one that is where it was. */
+    struct value member[MEMBER_NCOLUMNS] = {[MEMBER_CONVERSATION_ID] = value_text(STR("c1")),
+        [MEMBER_USER_ID] = value_text(STR("alice")),
+        [MEMBER_ROLE] = value_text(STR("owner")),
+        [MEMBER_JOINED] = v[CONV_CREATED]};
+    struct value marker[MEMBER_NCOLUMNS] = {[MEMBER_LAST_READ_MSG_ID] = VALUE_OF_NULL};
+    struct chat_row_change row = {
+        .values = member, .set = marker, .counted = true, .count = {.unread = 2, .seq = seq_of("alice")}};
+    struct chat_update u = {.owner = alice.user_id,
+        .schema = &schema_conversation_users,
+        .columns = UINT64_C(1) << MEMBER_LAST_READ_MSG_ID,
+        .nrows = 1,
+        .rows = &row};
+    assert_int_equal(run_update(&u), ERR_OK);
+    assert_true(conversation_of("alice", "c1", v));
+    assert_int_equal(v[CONV_UNREAD].i, 2);
+    /* So does an empty conversation. */
+    assert_int_equal(
+        commit(store_fixture.store, forget_unread, (void *)"c1", DURABILITY_ASYNC, &last_error), ERR_OK);
+    int64_t rest[] = {first, a.messages[0].msg_id};
+    assert_int_equal(change_messages(2, rest, NULL), ERR_OK);
+    assert_true(conversation_of("alice", "c1", v));
+    assert_int_equal(v[CONV_UNREAD].i, 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, chat_setup, chat_teardown)
@@ -193,6 +244,7 @@ int main(void)
         T(stale_rows_are_read_again),
         T(conversations_are_made_once),
         T(titles_and_read_markers),
+        T(unread_of_old_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
