@@ -254,9 +254,11 @@ static void *edit_them(void *arg)
         else
             snprintf(sql, sizeof sql, "UPDATE messages SET content = '%d.%d' WHERE msg_id = %lld", me, i,
                 (long long)id);
-        const char *got = run(&e, me == 2 ? "alice" : members[me], sql);
-        if (got[0] != '{') {
-            fprintf(stderr, "%s: %s\n", sql, got);
+        const char *who = me == 2 ? "alice" : members[me];
+        struct kalamdb_statement st = {.caller = {.user_id = {who, strlen(who)}}, .sql = {sql, strlen(sql)}};
+        struct kalamdb_error error;
+        if (kalamdb_exec(e.db, &st, NULL, &error) != KALAMDB_OK) {
+            fprintf(stderr, "%s: %s\n", sql, error.message);
             failures++;
         }
     }
