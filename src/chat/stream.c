@@ -216,6 +216,23 @@ enum err chat_stream_reopen_end(struct txn *txn, int64_t msg_id, struct errctx *
     return txn_stream_put(txn, msg_id, &r, ec);
 }
 
+/* ---- erasure ---- */
+
+enum err chat_stream_erase(struct txn *txn, int64_t msg_id, struct errctx *ec)
+{
+    struct stream_record r;
+    enum err e = txn_stream(txn, msg_id, &r, ec);
+    if (e != ERR_OK)
+        return e == ERR_NOT_FOUND ? ERR_OK : e;
+    /* The chunks of an ai conversation are in the partition that goes. */
+    struct chat_stream_close c = {.msg_id = msg_id, .interrupt = true};
+    if (r.state == STREAM_OPEN && r.group)
+        e = chat_stream_close_apply(&c, txn, ec);
+    if (e == ERR_OK)
+        txn_stream_drop(txn, msg_id);
+    return e;
+}
+
 /* ---- leaving ---- */
 
 static enum err leave_one(struct txn *txn, uint64_t user_no, int64_t msg_id, struct errctx *ec)

@@ -64,6 +64,10 @@ enum err chat_stream_reopen_row(struct value *values, struct arena *arena, struc
 enum err chat_stream_reopen_begin(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
 enum err chat_stream_reopen_end(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
 
+/* Erasure of whoever wrote the message, or of its owner: a group's copies keep what was there, nothing tells
+ * whose it was any more. */
+enum err chat_stream_erase(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
+
 /* A user leaves a group: their copies of what is open there stay as they are, for good. */
 enum err chat_stream_leave(struct txn *txn, uint64_t user_no, uint64_t group_no, struct errctx *ec) CHECKED;
 

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "chat/chat.h"
 #include "engine/erase_sent.h"
+#include "engine/stream.h"
 #include "store/erase.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -69,7 +70,9 @@ static enum err go_on(struct kalamdb *db, struct erasure *e, struct errctx *ec)
 {
     uint64_t *users = NULL;
     size_t nusers = 0;
-    enum err err = erase_sent(db, e, &users, &nusers, ec);
+    enum err err = streams_erase(db, e->user_id, ec);
+    if (err == ERR_OK)
+        err = erase_sent(db, e, &users, &nusers, ec);
     if (err == ERR_OK)
         err = store_erase_settle(db->store, users, nusers, ec);
     free(users);

@@ -95,6 +95,10 @@ enum err streams_open(struct kalamdb *db, struct errctx *ec) CHECKED;
 void streams_stop(struct kalamdb *db);
 void streams_close(struct kalamdb *db);
 
+/* Erasure: ends what the user writes, or has written in their conversations, and forgets whose it was. Blocks;
+ * any thread but the committer. */
+enum err streams_erase(struct kalamdb *db, struct str user_id, struct errctx *ec) CHECKED;
+
 /* ---- with the lock held ---- */
 
 /* stream.c */

@@ -108,6 +108,14 @@ void txn_stream_mark(struct txn *t, uint64_t partition, struct row_meta *meta)
     t->opened++;
 }
 
+void txn_stream_drop(struct txn *txn, int64_t msg_id)
+{
+    struct key k = key_stream(msg_id);
+    txn_delete(txn, &k);
+    /* Also where this op is undone in the end: whoever writes the stream then looks, and finds it alive. */
+    atomic_fetch_add_explicit(&txn->store->streams_lost, 1, memory_order_release);
+}
+
 enum err txn_stream_lose(struct txn *t, int64_t msg_id, struct errctx *ec)
 {
     struct stream_record r;
@@ -120,10 +128,7 @@ enum err txn_stream_lose(struct txn *t, int64_t msg_id, struct errctx *ec)
         r.copies--;
         return txn_stream_put(t, msg_id, &r, ec);
     }
-    struct key k = key_stream(msg_id);
-    txn_delete(t, &k);
-    /* Also where this op is undone in the end: whoever writes the stream then looks, and finds it alive. */
-    atomic_fetch_add_explicit(&t->store->streams_lost, 1, memory_order_release);
+    txn_stream_drop(t, msg_id);
     return txn_stream_clear(t, r.home, msg_id, ec);
 }
 

@@ -76,6 +76,8 @@ enum err txn_stream_copy(struct txn *txn, uint64_t user_no, int64_t msg_id, stru
 
 /* One open copy less; with the last one the stream is gone. */
 enum err txn_stream_lose(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
+/* The record goes: nobody may write or go on with the message. Its rows stay as they are. */
+void txn_stream_drop(struct txn *txn, int64_t msg_id);
 /* store_stream_notes in the txn's arena. */
 enum err txn_stream_notes(
     struct txn *txn, uint64_t user_no, struct stream_note **ret, size_t *ret_n, struct errctx *ec) CHECKED;

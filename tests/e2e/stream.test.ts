@@ -316,6 +316,28 @@ async function post(user: string, body: string): Promise<any[]> {
   return (await response.text()).trim().split("\n").map((line) => JSON.parse(line));
 }
 
+describe("erasure of a user who streams", () => {
+  it("ends the streams, and tells nobody whose they were", async () => {
+    const made = await s.request("POST", "/api/v1/conversations", { token: s.token("una"), body: { conversation_id: "last", conversation_type: "group", members: ["vic"] } });
+    assert.equal(made.status, 201);
+    const una = await s.socket("una");
+    const group = await begin(una, "last");
+    una.send({ type: "append", msgId: group, offset: 0, text: "so far" });
+    await acked(una, group, 6);
+    const helper = await s.socket("helper", { role: "service" });
+    const own = await begin(helper, "c", { userId: "una" });
+    helper.send({ type: "append", msgId: own, offset: 0, text: "private" });
+    await acked(helper, own, 7);
+    const erased = await s.request("DELETE", "/api/v1/users/una", { token: s.token("operator", "admin") });
+    assert.equal(erased.status, 200, JSON.stringify(erased.body));
+    helper.send({ type: "append", msgId: own, offset: 7, text: "more" });
+    assert.equal((await helper.next()).code, "INVALID_MESSAGE");
+    const [content, from, metadata] = (await s.sql("vic", 'SELECT content, "from", metadata FROM messages WHERE msg_id = $1', [group])).rows[0];
+    assert.deepEqual([content, from, metadata.stream], ["so far", "deleted_user", "interrupted"]);
+    helper.close();
+  });
+});
+
 describe("a streamed body", () => {
   it("is answered while it comes", async () => {
     const { req, next, say } = open("worker", "service");
