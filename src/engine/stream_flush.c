@@ -77,6 +77,8 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
             e = flush_one(st, txn, ec);
         bytes += st->text.len - st->durable;
     }
+    for (struct stream *st = ss->flush_first; e != ERR_OK && st != NULL; st = st->flush_next)
+        st->flushing = st->durable; /* the op is undone */
     pthread_mutex_unlock(&ss->lock);
     return e;
 }

@@ -201,11 +201,30 @@ struct close {
     char metadata[];
 };
 
+/* Text that no flush has taken goes out as an append, too, ahead of the row that has all of it. */
+static enum err announce_rest(struct close *c, struct txn *txn, struct errctx *ec)
+{
+    const struct stream *st = c->st;
+    pthread_mutex_lock(&c->ss->lock);
+    /* A flush that is not answered yet stands before us, perhaps in this very group. */
+    size_t at = st->in_flush ? st->flushing : st->durable;
+    pthread_mutex_unlock(&c->ss->lock);
+    if (!c->c.has_text || at >= st->text.len)
+        return ERR_OK;
+    struct chat_stream_text t = {.home = st->home,
+        .group = st->group,
+        .delta = {.msg_id = st->msg_id,
+            .offset = at,
+            .conversation_id = st->conversation_id,
+            .text = str_n(st->text.ptr + at, st->text.len - at)}};
+    return chat_stream_append(&t, txn, ec);
+}
+
 static enum err close_apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
     struct close *c = (struct close *)op;
-    enum err e = ERR_OK;
-    if (c->file != NULL)
+    enum err e = announce_rest(c, txn, ec);
+    if (e == ERR_OK && c->file != NULL)
         e = txn_blob_put(txn, blob_file_ref(c->file), blob_file_info(c->file), 0, ec);
     return e == ERR_OK ? chat_stream_close_apply(&c->c, txn, ec) : e;
 }
