@@ -175,7 +175,7 @@ static void finish(struct net_task *task)
 
 void serve_conversations(struct call *c)
 {
-    struct body b = {.c = {.caller = {principal_id(c->who), (enum kalamdb_role)c->who->role}}};
+    struct body b = {.c = {.caller = principal_caller(c->who)}};
     const char *why = read_body(buf_view(&c->req->in.body), &c->req->arena, &b);
     if (why != NULL) {
         answer_error(c, ERR_INVALID_REQUEST, "%s", why);

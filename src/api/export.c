@@ -153,7 +153,7 @@ void serve_export(struct call *c)
     struct str user;
     struct kalamdb_error error;
     struct kalamdb_export *export = NULL;
-    struct kalamdb_caller caller = {.user_id = principal_id(c->who), .role = (enum kalamdb_role)c->who->role};
+    struct kalamdb_caller caller = principal_caller(c->who);
     if (!query_param(&c->req->arena, c->query_string, STR("user"), &user)) {
         answer_error(c, ERR_INVALID_REQUEST, "malformed query string");
         return;

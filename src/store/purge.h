@@ -56,5 +56,16 @@ bool pins_quiesce(struct pins *p);
  * hold them), drops these WALs, and compacts everything to the bottommost level. A snapshot that is open
  * meanwhile keeps what it can see alive. Blocks for as long as the compaction takes; any thread. */
 enum err purge_hot(struct store *s, struct errctx *ec) CHECKED;
+/* The table files of the hot tier, to be asked after a purge whether those of before are gone: RocksDB
+ * removes what it has replaced a little later, and later still while a backup or an iterator is open. Zeroed:
+ * empty. */
+struct purge_files {
+    size_t n, cap;
+    uint64_t *numbers; /* of table files; heap */
+};
+enum err purge_files_note(struct store *s, struct purge_files *ret, struct errctx *ec) CHECKED;
+/* Waits until none of them is there but what is in use, at most wait_ms. */
+enum err purge_files_gone(struct store *s, const struct purge_files *before, int wait_ms, bool *ret_gone,
+    struct errctx *ec) CHECKED;
 
 #endif
