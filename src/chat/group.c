@@ -45,7 +45,8 @@ static enum err join(
     if (!again) {
         c->values[CONV_CREATED] = g->values[CONV_CREATED];
         c->values[CONV_TOTAL_MESSAGES] = c->values[CONV_UNREAD] = value_i64(0);
-        c->values[CONV_READ_MSG_ID] = VALUE_OF_NULL;
+        /* Who deleted their side and comes back has a marker still. */
+        c->values[CONV_READ_MSG_ID] = m->values[MEMBER_LAST_READ_MSG_ID];
     }
     enum err e = txn_backfill_begin(txn, g, m, c, ec);
     if (e == ERR_OK)
