@@ -287,6 +287,8 @@ kalamdb_code kalamdb_producer_open(struct kalamdb *db, void (*wake)(void *arg), 
 void kalamdb_producer_close(struct kalamdb_producer *p);
 enum kalamdb_stream_event_kind kalamdb_producer_next(
     struct kalamdb_producer *p, struct kalamdb_stream_event *ret);
+/* Is an event still to come for what was called? When it turns false without one, `wake` is called. */
+bool kalamdb_producer_busy(struct kalamdb_producer *p);
 
 /* Strings are copied; ptr NULL: not given. */
 struct kalamdb_stream_begin {

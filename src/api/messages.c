@@ -12,14 +12,12 @@ static void put_id(struct buf *b, struct str id)
     json_str(b, id);
 }
 
-static void send_error(struct session *s, const char *code, const char *message, struct str id)
+static void send_error(
+    struct session *s, const char *code, const char *message, const struct client_message *m)
 {
     struct buf *b = &s->worker->text;
     buf_clear(b);
-    buf_printf(b, "{\"type\":\"error\",\"code\":\"%s\",\"message\":", code);
-    json_str(b, str_c(message));
-    put_id(b, id);
-    buf_u8(b, '}');
+    stream_refusal_json(b, code, message, m);
     if (!b->failed)
         session_send(s, buf_view(b));
 }
@@ -37,7 +35,7 @@ static void on_auth(struct session *s, const struct client_message *m)
     if (s->who != NULL && (s->who->role != who->role || s->who->user_id_len != who->user_id_len ||
                               memcmp(s->who->user_id, who->user_id, who->user_id_len) != 0)) {
         principal_unref(who);
-        send_error(s, "FORBIDDEN", "the connection belongs to another user or role", m->id);
+        send_error(s, "FORBIDDEN", "the connection belongs to another user or role", m);
         return;
     }
     principal_unref(s->who);
@@ -53,13 +51,13 @@ static void on_subscribe(struct session *s, struct client_message *m)
     case ERR_OK:
         break;
     case ERR_FORBIDDEN:
-        send_error(s, "FORBIDDEN", ec.message, m->id);
+        send_error(s, "FORBIDDEN", ec.message, m);
         break;
     case ERR_INVALID_REQUEST:
-        send_error(s, "INVALID_SUBSCRIPTION", ec.message, m->id);
+        send_error(s, "INVALID_SUBSCRIPTION", ec.message, m);
         break;
     default:
-        send_error(s, "INTERNAL", ec.code == ERR_UNAVAILABLE ? ec.message : "internal error", m->id);
+        send_error(s, "INTERNAL", ec.code == ERR_UNAVAILABLE ? ec.message : "internal error", m);
         break;
     }
 }
@@ -69,14 +67,14 @@ static void on_unsubscribe(struct session *s, const struct client_message *m)
     struct str id = m->id.ptr != NULL ? m->id : m->sub_id;
     struct buf *b = &s->worker->text;
     if (id.ptr == NULL) {
-        send_error(s, "INVALID_MESSAGE", "id is missing", id);
+        send_error(s, "INVALID_MESSAGE", "id is missing", m);
         return;
     }
     buf_clear(b);
     json_str(b, id);
     struct subscription *sub = b->failed ? NULL : session_find(s, buf_view(b));
     if (sub == NULL) {
-        send_error(s, "INVALID_SUBSCRIPTION", "no such subscription", id);
+        send_error(s, "INVALID_SUBSCRIPTION", "no such subscription", m);
         return;
     }
     buf_clear(b);
@@ -102,7 +100,7 @@ static void on_signal(struct session *s, const struct client_message *m)
 {
     struct kalamdb_error error = {0};
     if (!session_may_signal(s)) {
-        send_error(s, "RATE_LIMITED", "too many signals", m->id);
+        send_error(s, "RATE_LIMITED", "too many signals", m);
         return;
     }
     struct kalamdb_signal signal = {.caller = principal_caller(s->who),
@@ -114,7 +112,7 @@ static void on_signal(struct session *s, const struct client_message *m)
     kalamdb_code code = kalamdb_signal(s->worker->server->db, &signal, &error);
     if (code != KALAMDB_OK)
         send_error(s, stream_error_code(code),
-            kalamdb_code_status(code) == 500 ? "internal error" : error.message, m->id);
+            kalamdb_code_status(code) == 500 ? "internal error" : error.message, m);
 }
 
 void session_text(struct session *s, struct str text)
@@ -128,7 +126,7 @@ void session_text(struct session *s, struct str text)
         return;
     }
     if (why != NULL)
-        send_error(s, "INVALID_MESSAGE", why, m.id);
+        send_error(s, "INVALID_MESSAGE", why, &m);
     else if (str_eq(m.type, STR("auth")))
         on_auth(s, &m);
     else if (str_eq(m.type, STR("subscribe")))
@@ -142,7 +140,7 @@ void session_text(struct session *s, struct str text)
     else if (stream_call_is(m.type))
         session_stream(s, &m);
     else
-        send_error(s, "INVALID_MESSAGE", "unknown message type", m.id);
+        send_error(s, "INVALID_MESSAGE", "unknown message type", &m);
     if (arena->used_bytes > 65536)
         arena_release(arena);
 }

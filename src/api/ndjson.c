@@ -10,13 +10,6 @@
 #include "base/json.h"
 #include <stdlib.h>
 
-/* A message that was appended to, until all of that is durable. */
-struct awaited {
-    int64_t msg_id;
-    uint64_t appended, durable;
-};
-#define AWAITED_MAX 10000
-
 struct ndjson {
     struct net_task task;
     _Atomic bool posted; /* task is in the loop's queue */
@@ -30,9 +23,7 @@ struct ndjson {
     size_t at;
     uint64_t begin; /* tag of the stream_begin that is waited for; 0: none */
     int64_t begun;  /* msg_id of the last; 0: none */
-    struct awaited *awaited;
-    size_t nawaited, cap_awaited;
-    bool busy; /* in one of our functions: closing waits with the memory */
+    bool busy;      /* in one of our functions: closing waits with the memory */
 };
 
 static void pump(struct ndjson *n);
@@ -42,7 +33,6 @@ static void free_if_gone(struct ndjson *n)
     if (n->conn != NULL || n->busy || atomic_load(&n->posted))
         return;
     buf_release(&n->pending);
-    free(n->awaited);
     free(n);
 }
 
@@ -71,67 +61,21 @@ static void send_line(struct ndjson *n, struct buf *b)
         net_stream_send(n->conn, buf_view(b));
 }
 
-static void send_error(struct ndjson *n, const char *why, struct str id)
+/* `m` may be the beginning of a message, as far as it could be read. */
+static void send_error(struct ndjson *n, const char *code, const char *why, const struct client_message *m)
 {
     struct buf *b = &n->worker->text;
     buf_clear(b);
-    buf_str(b, STR("{\"type\":\"error\",\"code\":\"INVALID_MESSAGE\",\"message\":"));
-    json_str(b, str_c(why));
-    if (id.ptr != NULL) {
-        buf_str(b, STR(",\"id\":"));
-        json_str(b, id);
-    }
-    buf_u8(b, '}');
+    stream_refusal_json(b, code, why, m);
     send_line(n, b);
-}
-
-static struct awaited *find_awaited(struct ndjson *n, int64_t msg_id)
-{
-    for (size_t i = 0; i < n->nawaited; i++)
-        if (n->awaited[i].msg_id == msg_id)
-            return &n->awaited[i];
-    return NULL;
-}
-
-/* False: out of memory, or too many. */
-static bool await_text(struct ndjson *n, int64_t msg_id, uint64_t end)
-{
-    struct awaited *a = find_awaited(n, msg_id);
-    if (a == NULL && n->nawaited == n->cap_awaited) {
-        size_t cap = n->cap_awaited == 0 ? 4 : n->cap_awaited * 2;
-        struct awaited *grown = cap > AWAITED_MAX ? NULL : realloc(n->awaited, cap * sizeof *grown);
-        if (grown == NULL)
-            return false;
-        n->awaited = grown;
-        n->cap_awaited = cap;
-    }
-    if (a == NULL) {
-        a = &n->awaited[n->nawaited++];
-        *a = (struct awaited){.msg_id = msg_id};
-    }
-    a->appended = end > a->appended ? end : a->appended;
-    return true;
 }
 
 static void note_event(struct ndjson *n, const struct kalamdb_stream_event *ev)
 {
-    struct awaited *a = find_awaited(n, ev->msg_id);
-    if (ev->kind == KALAMDB_STREAM_ACK && a != NULL)
-        a->durable = ev->offset;
-    else if (a != NULL && ev->kind != KALAMDB_STREAM_BEGUN)
-        *a = n->awaited[--n->nawaited]; /* ended, or refused: nothing more is to come of it */
     if (n->begin != 0 && ev->tag == n->begin) {
         n->begin = 0;
-        n->begun = ev->kind == KALAMDB_STREAM_BEGUN ? ev->msg_id : 0;
+        n->begun = ev->msg_id;
     }
-}
-
-static bool all_answered(const struct ndjson *n)
-{
-    for (size_t i = 0; i < n->nawaited; i++)
-        if (n->awaited[i].durable < n->awaited[i].appended)
-            return false;
-    return n->ids.count == 0;
 }
 
 /* ---- lines ---- */
@@ -146,20 +90,14 @@ static void take_message(struct ndjson *n, struct client_message *m)
     }
     uint64_t tag = append ? 0 : stream_ids_add(&n->ids, m->id);
     if (!append && tag == 0) {
-        send_error(n, "too many streams begin or end at once", m->id);
+        send_error(n, "RATE_LIMITED", "too many streams begin or end at once", m);
         return;
     }
-    if (append && m->has_msg_id && m->has_offset &&
-        !await_text(n, m->msg_id, (uint64_t)m->offset + m->text.len)) {
-        send_error(n, "too many streams in one body", m->id);
-        return;
-    }
-    if (begin)
-        n->begin = tag;
     const char *why = stream_call(n->engine, &caller, m, tag);
+    n->begin = begin && why == NULL ? tag : 0;
     if (why != NULL) {
         (void)stream_ids_take(&n->ids, tag, &n->worker->scratch);
-        send_error(n, why, m->id);
+        send_error(n, "INVALID_MESSAGE", why, m);
     }
 }
 
@@ -175,8 +113,10 @@ static void take_line(struct ndjson *n, struct str line)
     const char *why = utf8_valid(line) ? client_message_read(line, arena, &m) : "the line is not valid UTF-8";
     if (why == NULL && !stream_call_is(m.type))
         why = "a line is a stream_begin, append or stream_end";
+    if (str_eq(m.type, STR("stream_begin")))
+        n->begun = 0; /* should it fail, the next lines must not mean the message before */
     if (why != NULL)
-        send_error(n, why, m.id);
+        send_error(n, "INVALID_MESSAGE", why, &m);
     else
         take_message(n, &m);
     if (arena->used_bytes > 65536)
@@ -191,7 +131,8 @@ static void take_lines(struct ndjson *n)
         struct str rest = str_n(n->pending.ptr + n->at, n->pending.len - n->at);
         size_t len = str_find(rest, '\n');
         if (len > max) {
-            send_error(n, "a line is longer than max_frame_bytes", STR_NULL);
+            send_error(
+                n, "INVALID_MESSAGE", "a line is longer than max_frame_bytes", &(struct client_message){0});
             net_stream_close(n->conn, 1009, STR("line too long"), false);
             return;
         }
@@ -243,7 +184,7 @@ static void pump(struct ndjson *n)
         else
             net_body_resume(n->req);
     }
-    if (n->conn != NULL && n->req == NULL && n->pending.len == 0 && all_answered(n))
+    if (n->conn != NULL && n->req == NULL && n->pending.len == 0 && !kalamdb_producer_busy(n->engine))
         net_stream_close(n->conn, 1000, STR(""), false);
     n->busy = false;
     free_if_gone(n);

@@ -62,17 +62,7 @@ static void refuse(struct session *s, const struct client_message *m, const char
 {
     struct buf *b = &s->worker->text;
     buf_clear(b);
-    buf_printf(b, "{\"type\":\"error\",\"code\":\"%s\",\"message\":", code);
-    json_str(b, str_c(why));
-    if (m->has_msg_id) {
-        buf_str(b, STR(",\"msgId\":"));
-        json_i64(b, m->msg_id);
-    }
-    if (m->id.ptr != NULL) {
-        buf_str(b, STR(",\"id\":"));
-        json_str(b, m->id);
-    }
-    buf_u8(b, '}');
+    stream_refusal_json(b, code, why, m);
     if (!b->failed)
         session_send(s, buf_view(b));
 }

@@ -19,6 +19,8 @@ const char *stream_call(struct kalamdb_producer *p, const struct kalamdb_caller 
     const struct client_message *m, uint64_t tag)
 {
     if (str_eq(m->type, STR("stream_begin"))) {
+        if (m->subscribe.conversation_id.ptr == NULL)
+            return "conversationId is missing";
         struct kalamdb_stream_begin begin = {.caller = *caller,
             .user_id = kstr(m->subscribe.user_id),
             .conversation_id = kstr(m->subscribe.conversation_id),
@@ -91,6 +93,21 @@ void stream_event_json(struct buf *b, const struct kalamdb_stream_event *ev, str
     buf_u8(b, '}');
 }
 
+void stream_refusal_json(struct buf *b, const char *code, const char *why, const struct client_message *m)
+{
+    buf_printf(b, "{\"type\":\"error\",\"code\":\"%s\",\"message\":", code);
+    json_str(b, str_c(why));
+    if (m->has_msg_id) {
+        buf_str(b, STR(",\"msgId\":"));
+        json_i64(b, m->msg_id);
+    }
+    if (m->id.ptr != NULL) {
+        buf_str(b, STR(",\"id\":"));
+        json_str(b, m->id);
+    }
+    buf_u8(b, '}');
+}
+
 /* ---- ids ---- */
 
 uint64_t stream_ids_add(struct stream_ids *ids, struct str id)
@@ -111,6 +128,8 @@ uint64_t stream_ids_add(struct stream_ids *ids, struct str id)
 struct str stream_ids_take(struct stream_ids *ids, uint64_t tag, struct arena *arena)
 {
     struct stream_id **link = &ids->first;
+    if (tag == 0)
+        return STR_NULL;
     while (*link != NULL && (*link)->tag != tag)
         link = &(*link)->next;
     struct stream_id *one = *link;

@@ -12,6 +12,8 @@ const char *stream_call(struct kalamdb_producer *p, const struct kalamdb_caller 
     const struct client_message *m, uint64_t tag);
 /* The event as a JSON object; `id` (ptr NULL: none) is that of the message that it answers. */
 void stream_event_json(struct buf *b, const struct kalamdb_stream_event *ev, struct str id);
+/* An error that answers a message which was not passed on, or the part of one that could be read. */
+void stream_refusal_json(struct buf *b, const char *code, const char *why, const struct client_message *m);
 /* The code of an error message (contract, section 3). */
 const char *stream_error_code(kalamdb_code code);
 

@@ -67,6 +67,14 @@ void stream_attach(struct stream *st, struct kalamdb_producer *p)
     p->streams = st;
 }
 
+static void wake_up(struct kalamdb_producer *p)
+{
+    if (p->armed && !p->closed) {
+        p->armed = false;
+        p->wake(p->arg);
+    }
+}
+
 void stream_detach(struct stream *st)
 {
     if (st->ack != NULL)
@@ -77,6 +85,8 @@ void stream_detach(struct stream *st)
     *st->own_pprev = st->own_next;
     if (st->own_next != NULL)
         st->own_next->own_pprev = st->own_pprev;
+    if (!st->producer->db->streams->closing)
+        wake_up(st->producer); /* who waited for this message waits in vain */
     st->producer = NULL;
 }
 
@@ -101,10 +111,7 @@ static struct producer_event *push(struct kalamdb_producer *p, const struct kala
     e->event = *event;
     *p->last = e;
     p->last = &e->next;
-    if (p->armed) {
-        p->armed = false;
-        p->wake(p->arg);
-    }
+    wake_up(p);
     return e;
 }
 
@@ -153,6 +160,25 @@ enum kalamdb_stream_event_kind kalamdb_producer_next(
     }
     pthread_mutex_unlock(&ss->lock);
     return ret->kind;
+}
+
+static bool awaits(const struct kalamdb_producer *p)
+{
+    if (p->first != NULL || p->refs > 1 || p->waiting > 0)
+        return true;
+    for (const struct stream *st = p->streams; st != NULL; st = st->own_next)
+        if (st->dirty || st->in_flush || st->phase != PHASE_RUNNING)
+            return true;
+    return false;
+}
+
+bool kalamdb_producer_busy(struct kalamdb_producer *p)
+{
+    struct streams *ss = p->db->streams;
+    pthread_mutex_lock(&ss->lock);
+    bool busy = awaits(p);
+    pthread_mutex_unlock(&ss->lock);
+    return busy;
 }
 
 /* ---- requests ----------------------------------------------------------------------------------------- */
@@ -269,7 +295,18 @@ struct stream_request *stream_pop(struct stream *st)
     if (st->first == NULL)
         st->last = &st->first;
     st->nrequests--;
+    if (rq->producer != NULL)
+        rq->producer->waiting--;
     return rq;
+}
+
+void stream_push(struct stream *st, struct stream_request *rq)
+{
+    rq->next = NULL;
+    *st->last = rq;
+    st->last = &rq->next;
+    st->nrequests++;
+    rq->producer->waiting++;
 }
 
 void stream_run(struct streams *ss, struct stream *st, bool keep)
@@ -319,16 +356,13 @@ static void queue(struct stream *st, const struct stream_request *rq)
     }
     char *p = (char *)(copy + 1);
     *copy = *rq;
-    copy->next = NULL;
     memcpy(p, rq->caller.ptr, rq->caller.len);
     copy->caller.ptr = p;
     if (rq->text.len > 0)
         memcpy(p + rq->caller.len, rq->text.ptr, rq->text.len);
     if (rq->text.ptr != NULL)
         copy->text.ptr = p + rq->caller.len;
-    *st->last = copy;
-    st->last = &copy->next;
-    st->nrequests++;
+    stream_push(st, copy);
 }
 
 static void submit(struct kalamdb_producer *p, int64_t msg_id, const struct stream_request *rq)

@@ -72,7 +72,8 @@ struct kalamdb_producer {
     struct stream *streams;
     struct producer_event *first, **last;
     bool armed, closed;
-    size_t refs; /* the caller's, and one per begin under way */
+    size_t refs;    /* the caller's, and one per begin or end under way */
+    size_t waiting; /* requests of its in queues of streams */
 };
 
 struct streams {
@@ -95,8 +96,8 @@ enum err streams_open(struct kalamdb *db, struct errctx *ec) CHECKED;
 void streams_stop(struct kalamdb *db);
 void streams_close(struct kalamdb *db);
 
-/* Erasure: ends what the user writes, or has written in their conversations, and forgets whose it was. Blocks;
- * any thread but the committer. */
+/* Erasure: ends what the user writes, or has written in their conversations, and forgets whose it was.
+ * Blocks; any thread but the committer. */
 enum err streams_erase(struct kalamdb *db, struct str user_id, struct errctx *ec) CHECKED;
 
 /* ---- with the lock held ---- */
@@ -111,7 +112,10 @@ void stream_attach(struct stream *st, struct kalamdb_producer *p);
 void stream_detach(struct stream *st);
 /* What the request asks of a message whose stream ended with so many bytes. */
 void stream_answer_ended(const struct stream *st, const struct stream_request *rq, uint64_t bytes);
+/* The first, which waits no more. */
 struct stream_request *stream_pop(struct stream *st);
+/* To the end of the queue, which owns it from now on. */
+void stream_push(struct stream *st, struct stream_request *rq);
 enum err stream_allowed(
     const struct stream *st, enum role role, struct str caller, struct errctx *ec) CHECKED;
 /* Requests that wait get `ec`. Not while it is in a flush. */

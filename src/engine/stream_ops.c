@@ -259,6 +259,10 @@ static void closed(struct close *c)
     struct errctx ec;
     errctx_clear(&ec);
     store_stream_forget(ss->db->store, st->msg_id);
+    if (st->durable < st->text.len) { /* its last text came with the end, and is acknowledged all the same */
+        st->durable = st->text.len;
+        stream_ack(st);
+    }
     if (c->c.record.state == STREAM_ENDED) {
         struct stream_request rq = {.producer = c->to, .tag = c->tag, .end = true};
         if (c->to != NULL)
@@ -453,19 +457,12 @@ static void reopen(struct load *l)
 /* Only those who may write the message have it opened. */
 static void drop_strangers(struct stream *st)
 {
-    struct stream_request *all = st->first;
-    st->first = NULL;
-    st->last = &st->first;
-    st->nrequests = 0;
-    for (struct stream_request *rq = all, *next; rq != NULL; rq = next) {
+    for (size_t n = st->nrequests; n > 0; n--) {
+        struct stream_request *rq = stream_pop(st);
         struct errctx ec;
         errctx_clear(&ec);
-        next = rq->next;
-        rq->next = NULL;
         if (rq->producer != NULL && stream_allowed(st, rq->role, rq->caller, &ec) == ERR_OK) {
-            *st->last = rq;
-            st->last = &rq->next;
-            st->nrequests++;
+            stream_push(st, rq);
             continue;
         }
         if (rq->producer != NULL)

@@ -112,6 +112,19 @@ describe("a streamed reply", () => {
     other.close();
   });
 
+  it("acknowledges text that came right before the end", async () => {
+    const ws = await s.socket("bea");
+    for (let i = 0; i < 20; i++) {
+      const id = await begin(ws, "c", { from: "ai" });
+      ws.send({ type: "append", msgId: id, offset: 0, text: "all" });
+      ws.send({ type: "append", msgId: id, offset: 3, text: " of it" });
+      ws.send({ type: "stream_end", msgId: id });
+      await acked(ws, id, 9);
+      assert.deepEqual(await ws.next(), { type: "stream_end_ack", msgId: id, offset: 9 });
+    }
+    ws.close();
+  });
+
   it("is shown to those who come in the middle, by every way in", async () => {
     const writer = await s.socket("service-w", { role: "service" });
     const early = await s.socket("cyd");
@@ -376,6 +389,36 @@ describe("a streamed body", () => {
     const rows = async () => (await s.sql("quin", "SELECT content, metadata FROM messages ORDER BY msg_id")).rows;
     for (let i = 0; i < 100 && (await rows())[1][1].stream !== "interrupted"; i++);
     assert.deepEqual(await rows(), [["first", null], ["second", { stream: "interrupted" }]]);
+  });
+
+  it("is answered whole when something in it is wrong", async () => {
+    for (let i = 0; i < 10; i++) {
+      const lines = await post("uwe", '{"type":"stream_begin","conversationId":"c","from":"ai"}\n{"type":"append","offset":0,"text":"abc"}\n{"type":"append","offset":9,"text":"x"}\n');
+      assert.deepEqual(lines.map((l: any) => l.offset).sort(), [0, 3, 3]);
+      assert.deepEqual(lines.map((l: any) => l.type).sort(), ["append_ack", "error", "stream_ack"]);
+    }
+  });
+
+  it("does not append to the message before when a begin fails", async () => {
+    for (const failing of ['{"type":"stream_begin","conversationId":5}', '{"type":"stream_begin"}', '{"type":"stream_begin","conversationId":"c","from":"x"}']) {
+      const lines = await post("vera", `{"type":"stream_begin","conversationId":"c","from":"ai"}\n${failing}\n{"type":"append","offset":0,"text":"abc"}\n`);
+      assert.deepEqual(lines.map((l: any) => l.type), ["stream_ack", "error", "error"]);
+      assert.equal(lines[2].message, "msgId is missing");
+    }
+  });
+
+  it("ends when another connection has taken its message over", async () => {
+    const { req, next, say } = open("walt");
+    say({ type: "stream_begin", conversationId: "c", from: "ai" });
+    const { msgId } = await next();
+    const ws = await s.socket("walt");
+    for (let i = 0; i < 40; i++) {
+      say({ type: "append", offset: 2 * i, text: "ab" });
+      ws.send({ type: "append", msgId, offset: 0, text: "ab".repeat(i + 1) });
+    }
+    req.end();
+    for (let line; (line = await next()) !== undefined; ) assert.equal(line.msgId, msgId);
+    ws.close();
   });
 
   it("that breaks off leaves the message interrupted", async () => {

@@ -741,6 +741,11 @@ enum kalamdb_stream_event_kind kalamdb_producer_next(
     return ret->kind;
 }
 
+bool kalamdb_producer_busy(struct kalamdb_producer *p)
+{
+    return p->first < p->n;
+}
+
 static void producer_answer(struct kalamdb_producer *p, struct kalamdb_stream_event event)
 {
     if (p->n == 64)
@@ -755,7 +760,7 @@ static void producer_answer(struct kalamdb_producer *p, struct kalamdb_stream_ev
 void kalamdb_stream_begin(struct kalamdb_producer *p, const struct kalamdb_stream_begin *begin, uint64_t tag)
 {
     struct kalamdb_stream_event event = {.kind = KALAMDB_STREAM_BEGUN, .tag = tag, .msg_id = 77};
-    if (begin->conversation_id.ptr == NULL) {
+    if (begin->conversation_id.len == 0) {
         event.kind = KALAMDB_STREAM_ERROR;
         event.msg_id = 0;
         event.error = (struct kalamdb_error){.code = ERR_CONSTRAINT, .message = "no conversation"};

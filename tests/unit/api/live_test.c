@@ -182,6 +182,12 @@ static void wrong_messages(void **state)
         {"{\"type\":\"stream_begin\",\"id\":\"x\",\"conversationId\":\"c\"}",
             "{\"type\":\"stream_ack\",\"id\":\"x\",\"msgId\":77,\"offset\":0}"},
         {"{\"type\":\"stream_begin\",\"id\":\"y\"}",
+            "{\"type\":\"error\",\"code\":\"INVALID_MESSAGE\",\"message\":\"conversationId is "
+            "missing\",\"id\":\"y\"}"},
+        {"{\"type\":\"append\",\"msgId\":7,\"offset\":0,\"text\":5}",
+            "{\"type\":\"error\",\"code\":\"INVALID_MESSAGE\",\"message\":\"text must be a "
+            "string\",\"msgId\":7}"},
+        {"{\"type\":\"stream_begin\",\"id\":\"y\",\"conversationId\":\"\"}",
             "{\"type\":\"error\",\"id\":\"y\",\"code\":\"INVALID_MESSAGE\",\"message\":\"no conversation\"}"},
         {"{\"type\":\"append\",\"msgId\":1,\"offset\":0,\"text\":\"t\"}",
             "{\"type\":\"append_ack\",\"msgId\":1,\"offset\":1}"},
