@@ -65,6 +65,9 @@ enum err chat_import_check_message(const struct value *v, int64_t ids_below, uin
         e = rule_sender(&service, v[MSG_FROM].s, ec);
     if (e == ERR_OK)
         e = rule_content(v[MSG_CONTENT], limits, ec);
+    /* An INSERT would take the time of now; the time of an old message is not that. */
+    if (e == ERR_OK && v[MSG_TIMESTAMP].type == VALUE_NULL)
+        e = rule_not_null(schema, MSG_TIMESTAMP, ec);
     return e;
 }
 
@@ -82,6 +85,7 @@ enum err chat_import_check_conversation(const struct value *v, struct errctx *ec
 enum err chat_import_check_member(const struct value *v, struct errctx *ec)
 {
     const struct schema *schema = &schema_conversation_users;
+    enum member_role role;
     enum err e = check_columns(schema, v, ec);
     if (e == ERR_OK)
         e = rule_conversation_id(schema, v[MEMBER_CONVERSATION_ID], ec);
@@ -90,6 +94,8 @@ enum err chat_import_check_member(const struct value *v, struct errctx *ec)
     if (v[MEMBER_USER_ID].type == VALUE_NULL || v[MEMBER_USER_ID].s.len == 0 ||
         v[MEMBER_USER_ID].s.len > CHAT_ID_BYTES_MAX)
         return err_set(ec, ERR_CONSTRAINT, "user_id must be 1 to %d bytes long", CHAT_ID_BYTES_MAX);
+    if (v[MEMBER_ROLE].type == VALUE_NULL || !member_role_of(v[MEMBER_ROLE].s, &role))
+        return err_set(ec, ERR_CONSTRAINT, "role must be 'owner', 'admin' or 'member'");
     if (v[MEMBER_LAST_READ_MSG_ID].type != VALUE_NULL && v[MEMBER_LAST_READ_MSG_ID].i < 0)
         return err_set(ec, ERR_INVALID_VALUE, "last_read_msg_id is negative");
     return ERR_OK;
