@@ -49,6 +49,10 @@ kalamdb_code kalamdb_content_open(struct kalamdb *db, struct kalamdb_caller call
 struct kalamdb_upload;
 kalamdb_code kalamdb_upload_begin(struct kalamdb *db, struct kalamdb_caller caller, struct kalamdb_str owner,
     struct kalamdb_upload **ret, struct kalamdb_error *error);
+/* What a message without conversation_type would be refused for at the end can be told before the file comes:
+ * FORBIDDEN in a group that the owner never was in. Quick, and no promise: the message decides. */
+kalamdb_code kalamdb_upload_check(
+    struct kalamdb_upload *u, struct kalamdb_str conversation_id, struct kalamdb_error *error);
 /* TOO_LARGE above max_media_bytes or the owner's max_user_media_bytes; UNAVAILABLE when the disk is full.
  * After an error only abort is allowed. */
 kalamdb_code kalamdb_upload_write(

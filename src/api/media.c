@@ -80,10 +80,30 @@ static size_t field_max(const struct media *m)
                                         : FIELD_BYTES_MAX;
 }
 
-static bool begin_part(struct media *m)
+static struct kalamdb_str value_of(const struct media *m, enum field f)
+{
+    const struct buf *b = &m->values[f];
+    return m->seen[f] ? (struct kalamdb_str){b->len > 0 ? b->ptr : "", b->len}
+                      : (struct kalamdb_str){NULL, 0};
+}
+
+/* A stranger's file is not taken where the parts so far tell that it is one. A type that was given goes by
+ * rules of its own, which the message knows. */
+static bool begin_file(struct media *m)
 {
     struct kalamdb_error e = {0};
-    struct call *c = m->call;
+    const struct call *c = m->call;
+    if (kalamdb_upload_begin(
+            c->worker->server->db, principal_caller(c->who), kstr(m->owner), &m->upload, &e) != KALAMDB_OK)
+        return refuse_engine(m, &e);
+    if (!m->seen[FIELD_CONVERSATION] || m->seen[FIELD_CONVERSATION_TYPE] ||
+        kalamdb_upload_check(m->upload, value_of(m, FIELD_CONVERSATION), &e) == KALAMDB_OK)
+        return true;
+    return refuse_engine(m, &e);
+}
+
+static bool begin_part(struct media *m)
+{
     int i = 0;
     while (i < FIELD_COUNT && !str_eq(m->parser.name, field_names[i]))
         i++;
@@ -97,10 +117,7 @@ static bool begin_part(struct media *m)
     m->seen[i] = true;
     m->field = (enum field)i;
     m->values[i].max_bytes = field_max(m);
-    if (i == FIELD_FILE && kalamdb_upload_begin(c->worker->server->db, principal_caller(c->who),
-                               kstr(m->owner), &m->upload, &e) != KALAMDB_OK)
-        return refuse_engine(m, &e);
-    return true;
+    return i != FIELD_FILE || begin_file(m);
 }
 
 static bool take_data(struct media *m, struct str bytes)
@@ -213,13 +230,6 @@ static void on_uploaded(void *arg, const struct kalamdb_uploaded *uploaded, cons
     }
     m->task.run = finished;
     net_post(m->call->worker->loop, &m->task);
-}
-
-static struct kalamdb_str value_of(const struct media *m, enum field f)
-{
-    const struct buf *b = &m->values[f];
-    return m->seen[f] ? (struct kalamdb_str){b->len > 0 ? b->ptr : "", b->len}
-                      : (struct kalamdb_str){NULL, 0};
 }
 
 static void on_end(void *arg)

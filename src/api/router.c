@@ -136,5 +136,10 @@ bool target_split(struct arena *a, struct str target, struct str *ret_path, stru
     }
     size_t mark = str_find(target, '?');
     *ret_query = mark < target.len ? str_n(target.ptr + mark + 1, target.len - mark - 1) : STR("");
-    return percent_decode(a, str_n(target.ptr, mark), false, ret_path);
+    struct str path = str_n(target.ptr, mark);
+    if (percent_decode(a, path, false, ret_path))
+        return true;
+    /* A ref is taken as it stands, and the name of a long id is cut anywhere, also within an encoded byte. */
+    *ret_path = path;
+    return str_starts_with(path, STR("/api/v1/content/")) && utf8_valid(path);
 }

@@ -44,7 +44,7 @@ enum route {
         ROUTE_COUNT
 };
 /* The path of a request target (origin or absolute form), percent-decoded into the arena; *ret_query is the
- * raw query string. False: malformed. */
+ * raw query string. The path of content whose ref decodes to nothing stays raw. False: malformed. */
 bool target_split(struct arena *a, struct str target, struct str *ret_path, struct str *ret_query);
 enum route route_of(struct str path);
 /* What stands in the place of the name in braces. */

@@ -1,5 +1,6 @@
 #include "engine/upload.h"
 #include "base/json.h"
+#include "chat/rules.h"
 #include "media/media.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,6 +104,22 @@ kalamdb_code kalamdb_upload_begin(struct kalamdb *db, struct kalamdb_caller call
     u->listed = true;
     *ret = u;
     return KALAMDB_OK;
+}
+
+kalamdb_code kalamdb_upload_check(
+    struct kalamdb_upload *u, struct kalamdb_str conversation_id, struct kalamdb_error *error)
+{
+    struct errctx ec;
+    struct snapshot *snap = NULL;
+    bool stranger = false;
+    errctx_clear(&ec);
+    enum err e = snapshot_open(u->db->store, u->owner, &snap, &ec);
+    if (e == ERR_OK)
+        e = snapshot_stranger(snap, engine_str(conversation_id), &stranger, &ec);
+    snapshot_close(snap);
+    if (e == ERR_OK && stranger)
+        e = rule_no_member(engine_str(conversation_id), u->owner, &ec);
+    return e == ERR_OK ? KALAMDB_OK : refuse(error, &ec, e);
 }
 
 /* What the owner's uploads under way hold together; what is stored is counted by the commit, exactly. */

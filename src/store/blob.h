@@ -23,6 +23,7 @@ struct store;
 struct snapshot;
 struct txn;
 
+#define SHARED_DIR "shared/conversations" /* files of groups, a folder for each */
 #define BLOB_REF_BYTES_MAX 512
 #define BLOB_PREVIEW_BYTES 1024
 

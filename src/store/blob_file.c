@@ -228,8 +228,6 @@ bool blob_file_dimensions(const struct blob_file *f, uint32_t *ret_width, uint32
 
 /* ---- under its name ------------------------------------------------------------------------------------ */
 
-#define SHARED_DIR "shared/conversations"
-
 /* Makes the folder and syncs those above it that are new. */
 static enum err make_folder(struct store *s, const char *folder, struct errctx *ec)
 {
@@ -336,9 +334,8 @@ void blob_file_discard(struct blob_file *f)
 {
     if (f == NULL)
         return;
-    const struct os *os = f->store->os;
     if (f->on_disk)
-        (void)os->unlink(os->ctx, f->path.ptr); /* what stays is the sweeper's */
+        pins_unlink(f->store->os, f->path.ptr); /* what stays is the sweeper's */
     release(f);
 }
 

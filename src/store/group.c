@@ -250,6 +250,21 @@ enum err snapshot_member(struct snapshot *snap, struct str conversation_id, stru
     return e == ERR_OK && !place.present ? no_conversation(ec) : e;
 }
 
+enum err snapshot_stranger(struct snapshot *snap, struct str conversation_id, bool *ret, struct errctx *ec)
+{
+    struct conversation_record record;
+    uint64_t group_no;
+    enum err e = snapshot_conversation_record(snap, conversation_id, &record, ec);
+    *ret = false;
+    if (e != ERR_NOT_FOUND)
+        return e;
+    e = snapshot_group_no(snap, conversation_id, &group_no, ec);
+    *ret = e == ERR_OK;
+    if (e == ERR_NOT_FOUND)
+        errctx_clear(ec);
+    return e == ERR_NOT_FOUND ? ERR_OK : e;
+}
+
 /* Present members' numbers, gathered with db_lock held: the partition of a group is small. */
 static enum err gather_members(
     struct snapshot *snap, uint64_t group_no, struct buf *numbers, struct errctx *ec)

@@ -162,5 +162,8 @@ enum err snapshot_members(struct snapshot *snap, struct str conversation_id, con
 /* A group by its conversation id, whoever asks: its number. NOT_FOUND. */
 enum err snapshot_group_no(
     struct snapshot *snap, struct str conversation_id, uint64_t *ret, struct errctx *ec) CHECKED;
+/* *ret: it is a group's id, and the snapshot's user never was in it: who has left it may still retry. */
+enum err snapshot_stranger(
+    struct snapshot *snap, struct str conversation_id, bool *ret, struct errctx *ec) CHECKED;
 
 #endif

@@ -437,7 +437,8 @@ void store_folder_name(struct buf *b, struct str id)
 {
     enum { WHOLE_MAX = 200, CUT = 100, HASH_BYTES = 16 };
     size_t start = b->len;
-    for (size_t i = 0; i < id.len; i++) {
+    /* No more than it takes to know that it is too long: the buffers are made for what comes out. */
+    for (size_t i = 0; i < id.len && b->len - start <= WHOLE_MAX; i++) {
         unsigned char c = (unsigned char)id.ptr[i];
         if ((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' ||
             c == '-')

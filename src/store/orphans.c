@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #define ORPHANS_DIR PRIVATE_DIR "/orphans"
-#define SHARED_DIR "shared/conversations"
 #define PATH_BYTES_MAX 8192
 
 static bool batch_name(struct str name)

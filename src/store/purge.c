@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,6 +36,21 @@ struct batch_unlink {
     struct grave *first;
 };
 
+void pins_unlink(const struct os *os, const char *path)
+{
+    char folder[8192];
+    (void)os->unlink(os->ctx, path);
+    const char *slash = strrchr(path, '/');
+    size_t n = slash != NULL ? (size_t)(slash - path) : 0;
+    if (n == 0 || n >= sizeof folder)
+        return;
+    memcpy(folder, path, n);
+    folder[n] = 0;
+    const char *name = strrchr(folder, '/');
+    if (name != NULL && str_ends_with(str_n(folder, (size_t)(name - folder)), STR("/" SHARED_DIR)))
+        (void)rmdir(folder); /* stays while anything is in it */
+}
+
 static void unlink_all(struct pins *p, struct grave *g)
 {
     while (g != NULL) {
@@ -42,7 +58,7 @@ static void unlink_all(struct pins *p, struct grave *g)
         /* A failure leaves an orphan, which the manifest's garbage list, or the sweep, names to the next
          * open.
          */
-        (void)p->os->unlink(p->os->ctx, g->path);
+        pins_unlink(p->os, g->path);
         free(g);
         g = next;
     }

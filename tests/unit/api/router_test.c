@@ -5,6 +5,25 @@
 
 #include <cmocka.h>
 
+static void refs_stay_raw_where_they_do_not_decode(void **state)
+{
+    (void)state;
+    struct arena a;
+    struct str path, query;
+    static const char *const raw[] = {"/api/v1/content/%C3%B~00/msg-1.bin",
+        "/api/v1/content/%C3~00/msg-1.bin", "/api/v1/content/a%00/msg-1.bin", "/api/v1/content/%"};
+    arena_init(&a, 65536);
+    for (size_t i = 0; i < sizeof raw / sizeof *raw; i++) {
+        assert_true(target_split(&a, str_c(raw[i]), &path, &query));
+        assert_true(str_eq(path, str_c(raw[i])));
+    }
+    assert_true(target_split(&a, STR("/api/v1/content/a%2Fb?x=%"), &path, &query));
+    assert_true(str_eq(path, STR("/api/v1/content/a/b")));
+    assert_false(target_split(&a, STR("/api/v1/messages/%C3~"), &path, &query));
+    assert_false(target_split(&a, STR("/api/v1/content/\xff"), &path, &query));
+    arena_release(&a);
+}
+
 static void paths_to_routes(void **state)
 {
     (void)state;
@@ -82,7 +101,7 @@ static void query_strings(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(paths_to_routes), cmocka_unit_test(targets), cmocka_unit_test(query_strings)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_to_routes), cmocka_unit_test(targets),
+        cmocka_unit_test(query_strings), cmocka_unit_test(refs_stay_raw_where_they_do_not_decode)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
