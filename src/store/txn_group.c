@@ -323,7 +323,7 @@ enum err txn_group_members(struct txn *txn, const struct group *g, bool include_
     size_t *ret_n, struct errctx *ec)
 {
     struct gathered all = {.txn = txn, .include_past = include_past, .members = BUF_INIT(0)};
-    void *list;
+    void *list = NULL;
     enum err e = each_entry(txn, g->group_no, gather_member, &all, ec);
     if (e != ERR_OK) {
         buf_release(&all.members);
@@ -345,7 +345,7 @@ enum err txn_group_present(
         return ERR_OK;
     }
     struct gathered all = {.txn = txn, .members = BUF_INIT(0)};
-    void *numbers;
+    void *numbers = NULL;
     enum err e = each_entry(txn, g->group_no, gather_number, &all, ec);
     if (e != ERR_OK) {
         buf_release(&all.members);
