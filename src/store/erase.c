@@ -524,14 +524,6 @@ static void remove_folder(struct store *s, struct str user_id)
     buf_release(&path);
 }
 
-static enum err quiesce(struct store *s, struct errctx *ec)
-{
-    enum err err = cold_stopping(s, ec);
-    while (err == ERR_OK && !pins_quiesce(&s->pins))
-        err = cold_stopping(s, ec);
-    return err;
-}
-
 enum err store_erase_settle(struct store *s, const uint64_t *users, size_t nusers, struct errctx *ec)
 {
     enum err err = ERR_OK;
@@ -545,46 +537,18 @@ enum err store_erase_settle(struct store *s, const uint64_t *users, size_t nuser
     return err == ERR_OK ? step(s, ERASE_SETTLED, ec) : err;
 }
 
-/* Until every file of before is gone: a backup or a reader that came in between may hold some for a while. */
-static enum err purge_all(struct store *s, struct errctx *ec)
-{
-    enum { WAIT_MS = 1000, TRIES = 3 };
-    enum err err = ERR_OK;
-    bool gone = false;
-    for (int n = 0; err == ERR_OK && !gone; n++) {
-        struct purge_files before = {0};
-        if (n == TRIES)
-            return err_set(ec, ERR_UNAVAILABLE, "files of the erased are still being read");
-        err = purge_files_note(s, &before, ec);
-        if (err == ERR_OK)
-            err = purge_hot(s, ec);
-        /* A compaction that was cut short says nothing. */
-        if (atomic_load(&s->consolidator->stop))
-            err = cold_stopping(s, ec);
-        for (int i = 0; err == ERR_OK && !gone && i < 10; i++) {
-            err = purge_files_gone(s, &before, WAIT_MS, &gone, ec);
-            if (err == ERR_OK)
-                err = cold_stopping(s, ec);
-        }
-        free(before.numbers);
-    }
-    return err;
-}
-
 enum err store_erase_finish(struct store *s, struct erasure *e, struct errctx *ec)
 {
     struct last_op last = {.op = {.apply = apply_finish, .durability = DURABILITY_SYNC}, .e = e};
-    enum err err = quiesce(s, ec); /* unlocked: others' consolidations go on while an export is read */
+    enum err err = purge_run(s, ec); /* unlocked: others' consolidations go on while an export is read */
     if (err != ERR_OK)
         return err;
     pthread_mutex_lock(&s->consolidator->work);
     /* Everybody's: what a crash left of a holder's table may show what was sent there. */
     err = orphans_purge(s, STR_NULL, ec);
     if (err == ERR_OK)
-        remove_folder(s, e->user_id);
+        remove_folder(s, e->user_id); /* nobody reads a file of it any more */
     pthread_mutex_unlock(&s->consolidator->work);
-    if (err == ERR_OK)
-        err = purge_all(s, ec); /* unlocked, as it may wait */
     if (err == ERR_OK)
         err = step(s, ERASE_PURGED, ec);
     return err == ERR_OK ? store_commit_wait(s, &last.op, ec) : err;

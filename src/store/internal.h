@@ -147,6 +147,7 @@ struct store {
 
     struct erased erased;
     struct erase_hook erase_hook; /* zero: none */
+    struct purge_hook purge_hook;
 
     struct committer *committer;
     struct consolidator *consolidator; /* set by consolidator_open before it starts its thread */

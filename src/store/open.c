@@ -93,6 +93,9 @@ static void make_options(struct store *s)
     rocksdb_options_set_memtable_prefix_bloom_size_ratio(o, 0.02);
     rocksdb_options_set_recycle_log_file_num(o, 0);
     rocksdb_options_set_manifest_preallocation_size(o, 64 << 10);
+    /* A new list of files with each change of them, a flush or a compaction: a list keeps the keys of files
+     * that are gone (purge_hot.c). */
+    rocksdb_options_set_max_manifest_file_size(o, 1);
     /* Released rows leave deletion markers where scans pass; a file that is full of them is compacted early.
      */
     rocksdb_options_add_compact_on_deletion_collector_factory(o, 8192, 4096);

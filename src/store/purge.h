@@ -28,10 +28,10 @@ struct pins {
     const struct os *os;
     pthread_cond_t left; /* a pin left while somebody waits in pins_quiesce */
     int quiescing;
-    int unlinking;  /* batches of graves that are off the list and not yet unlinked */
-    int quiesce_ms; /* how long a purge waits for older snapshots */
+    int unlinking;     /* batches of graves that are off the list and not yet unlinked */
+    int purge_wait_ms; /* how long one purge waits for readers */
 };
-#define QUIESCE_MS 2000
+#define PURGE_WAIT_MS 30000
 
 void pins_init(struct pins *p, const struct os *os);
 /* No pin may be entered any more: unlinks all graves. */
@@ -51,24 +51,24 @@ void pins_unlink(const struct os *os, const char *path);
 /* Does the file wait for its removal? Waits for removals under way: where the answer is no, and the file was
  * buried before, it is gone. */
 bool pins_buried(struct pins *p, const char *path);
-/* Waits until every snapshot opened before is closed and what that let go is unlinked, at most quiesce_ms;
- * false: one is still open, and what it sees outlasts a purge. */
-bool pins_quiesce(struct pins *p);
+/* A moment, for pins_quiesce. */
+uint64_t pins_mark(struct pins *p);
+/* Waits until every snapshot opened before that moment is closed and what that let go is unlinked, at most
+ * wait_ms; false: one is still open, and what it sees outlasts a purge. */
+bool pins_quiesce(struct pins *p, uint64_t mark, int wait_ms);
 
-/* Drives deleted and overwritten bytes out of RocksDB: flushes memtables (which ends the use of the WALs that
- * hold them), drops these WALs, and compacts everything to the bottommost level. A snapshot that is open
- * meanwhile keeps what it can see alive. Blocks for as long as the compaction takes; any thread. */
-enum err purge_hot(struct store *s, struct errctx *ec) CHECKED;
-/* The table files of the hot tier, to be asked after a purge whether those of before are gone: RocksDB
- * removes what it has replaced a little later, and later still while a backup or an iterator is open. Zeroed:
- * empty. */
-struct purge_files {
-    size_t n, cap;
-    uint64_t *numbers; /* of table files; heap */
+/* Removes deleted and overwritten bytes of committed changes from the disk, RocksDB's logs included
+ * (purge_hot.c): when it returns ERR_OK, every file that held some is unlinked. Waits for whoever reads what
+ * was there before, at most pins.purge_wait_ms, besides the time that the compaction takes. Any thread but
+ * the committer, without locks.
+ * UNAVAILABLE: somebody still reads (to be tried again; the message is for people), the server stops, or
+ * writes are stopped. */
+enum err purge_run(struct store *s, struct errctx *ec) CHECKED;
+
+/* Tests: called between compaction and the wait for files. */
+struct purge_hook {
+    void (*compacted)(void *arg);
+    void *arg;
 };
-enum err purge_files_note(struct store *s, struct purge_files *ret, struct errctx *ec) CHECKED;
-/* Waits until none of them is there but what is in use, at most wait_ms. */
-enum err purge_files_gone(struct store *s, const struct purge_files *before, int wait_ms, bool *ret_gone,
-    struct errctx *ec) CHECKED;
 
 #endif

@@ -450,17 +450,9 @@ enum err store_consolidate(struct store *s, struct str user_id, struct errctx *e
         err = store_barrier_wait(s, ec);
     if (err == ERR_OK)
         err = orphans_purge(s, user_id, ec);
-    if (err == ERR_OK) {
-        /* A compaction keeps what an open snapshot sees, and its files stay; most are gone in a moment. */
-        (void)pins_quiesce(&s->pins);
-        err = cold_stopping(s, ec);
-        if (err == ERR_OK)
-            err = purge_hot(s, ec);
-    }
-    /* Whatever a stopped step answered (a killed worker: TIMEOUT), and a compaction cut short says nothing.
-     */
+    /* Whatever a stopped step answered (a killed worker: TIMEOUT). */
     if (atomic_load(&s->consolidator->stop))
         err = cold_stopping(s, ec);
     pthread_mutex_unlock(&s->consolidator->work);
-    return err;
+    return err == ERR_OK ? purge_run(s, ec) : err; /* unlocked, as it may wait */
 }

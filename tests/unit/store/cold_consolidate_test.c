@@ -336,8 +336,9 @@ static void pinned(void **state)
     OK(snapshot_open(c.f.store, STR("user_alice"), &snap, &ec));
     snprintf(path, sizeof path, "user_alice/%.*s", STR_FMT(snap->manifest->files[0].name));
     cold_delete(&c, 0);
-    c.f.store->pins.quiesce_ms = 1; /* the purge goes on without us */
-    cold_consolidate(&c);
+    c.f.store->pins.purge_wait_ms = 1;
+    assert_int_equal(store_consolidate(c.f.store, STR("user_alice"), &ec), ERR_UNAVAILABLE);
+    assert_non_null(strstr(ec.message, "still being read")); /* consolidated, but not purged */
     cold_check(&c);
     assert_true(cold_exists(&c, path));
     struct analytic_input input;
@@ -356,6 +357,7 @@ static void pinned(void **state)
     rowset_release(&rs);
     snapshot_close(snap);
     assert_false(cold_exists(&c, path));
+    cold_consolidate(&c);
     cold_close(&c);
 }
 
