@@ -1,0 +1,103 @@
+// Deleted bytes are gone from a running server's disk after a consolidation that was asked for: every file is searched,
+// logs included, for marks that were planted and deleted in every way. What compression could hide, tests/unit/engine/
+// gone_test.c decodes.
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { readFileSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { it } from "node:test";
+import { Server } from "./harness.ts";
+
+const LARGE = 102400;
+
+/** Which of the marks are anywhere below the data directory, and in which file. */
+function found(server: Server, marks: Map<string, string>): string[] {
+  const out: string[] = [];
+  for (const name of readdirSync(server.data, { recursive: true }) as string[]) {
+    const path = join(server.data, name);
+    let bytes: Buffer;
+    try {
+      if (!statSync(path).isFile()) continue;
+      bytes = readFileSync(path);
+    } catch {
+      continue; // went meanwhile
+    }
+    for (const [what, mark] of marks) if (bytes.includes(mark)) out.push(`${what} in ${name}`);
+  }
+  return out.sort();
+}
+
+async function ndjson(server: Server, user: string, lines: any[]): Promise<any[]> {
+  const answer = await fetch(`${server.url}/api/v1/messages/stream`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${server.token(user)}`, "content-type": "application/x-ndjson" },
+    body: lines.map((l) => JSON.stringify(l) + "\n").join(""),
+  });
+  return (await answer.text()).trim().split("\n").map((l) => JSON.parse(l));
+}
+
+for (const whose of [undefined, "alice"]) {
+  it(`leaves the disk after consolidating ${whose ?? "all"}`, async () => {
+    const s = await Server.start();
+    const marks = new Map<string, string>();
+    const mark = (what: string) => {
+      const text = randomBytes(16).toString("hex");
+      marks.set(what, text);
+      return text;
+    };
+    const large = (text: string) => text + "x".repeat(LARGE) + text;
+    const media = async (conversation: string, bytes: string, caption: string) => {
+      const form = new FormData();
+      form.set("conversation_id", conversation);
+      form.set("content", caption);
+      form.set("file", new Blob([bytes]), "x");
+      const answer = await fetch(`${s.url}/api/v1/media`, { method: "POST", headers: { authorization: `Bearer ${s.token("alice")}` }, body: form });
+      assert.equal(answer.status, 200);
+    };
+    const plant = async (conversation: string, when: string) => {
+      const name = `${conversation}, ${when}`;
+      await s.say("alice", conversation, mark(`small, ${name}`), { client_msg_id: mark(`client_msg_id, ${name}`), metadata: { x: mark(`metadata, ${name}`) } });
+      await s.say("alice", conversation, large(mark(`large, ${name}`)));
+      await media(conversation, mark(`media, ${name}`), mark(`caption, ${name}`));
+      for (const [what, text] of [["streamed", mark(`streamed, ${name}`)], ["streamed large", large(mark(`streamed large, ${name}`))]]) {
+        const said = await ndjson(s, "alice", [{ type: "stream_begin", conversationId: conversation }, { type: "append", offset: 0, text }, { type: "stream_end" }]);
+        assert.ok(said.every((l) => l.type !== "error"), `${what}: ${JSON.stringify(said)}`);
+      }
+      // never ended: its text is in chunks until it is interrupted
+      await ndjson(s, "alice", [{ type: "stream_begin", conversationId: conversation }, { type: "append", offset: 0, text: mark(`interrupted, ${name}`) }]);
+    };
+    await s.sql("alice", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('room', 'bob')");
+    await s.sql("alice", "UPDATE conversations SET title = $1, metadata = $2 WHERE conversation_id = 'room'", [mark("title"), { x: mark("group's metadata") }]);
+    await s.sql("alice", "UPDATE conversation_users SET metadata = $1 WHERE conversation_id = 'room' AND user_id = 'alice'", [{ x: mark("member's metadata") }]);
+    for (const when of ["cold", "hot"]) {
+      for (const conversation of ["own", "gone", "edited", "room"]) await plant(conversation, when);
+      if (when === "cold") await s.consolidate();
+    }
+    const kept = new Map([["kept", randomBytes(16).toString("hex")]]);
+    await s.say("alice", "keep", kept.get("kept")!);
+    // to be found: in the files of content, and what is hot in the log
+    const before = found(s, marks);
+    for (const what of marks.keys())
+      if (/hot$|^(large|media|streamed large)/.test(what)) assert.ok(before.some((f) => f.startsWith(what)), what);
+    const live = await s.sql("alice", "SELECT metadata->>'stream' FROM messages WHERE metadata->>'stream' IS NOT NULL");
+    assert.deepEqual(new Set(live.rows.map((r: any) => r[0])), new Set(["interrupted"]));
+
+    await s.sql("alice", "DELETE FROM messages WHERE conversation_id = 'own'");
+    await s.sql("alice", "DELETE FROM conversations WHERE conversation_id = 'gone'");
+    await s.sql("alice", "UPDATE messages SET content = 'harmless', metadata = NULL WHERE conversation_id = 'edited'");
+    await s.sql("alice", "DELETE FROM messages WHERE conversation_id = 'edited' AND (content_ref IS NOT NULL OR client_msg_id IS NOT NULL)");
+    await s.sql("bob", "DELETE FROM conversations WHERE conversation_id = 'room'");
+    await s.sql("alice", "DELETE FROM conversations WHERE conversation_id = 'room'");
+    if (whose !== undefined) await s.consolidate("bob");
+    await s.consolidate(whose);
+    assert.deepEqual(found(s, marks), []);
+    assert.equal((await s.sql("alice", "SELECT content FROM messages WHERE conversation_id = 'keep'")).rows[0][0], kept.get("kept"));
+    assert.ok((await s.sql("alice", "SELECT count(*) FROM messages WHERE conversation_id = 'edited' AND content = 'harmless'")).rows[0][0] > 0);
+    assert.deepEqual(readdirSync(join(s.data, ".kalamdb/uploads")), []);
+    assert.deepEqual((readdirSync(s.data, { recursive: true }) as string[]).filter((f) => /(^|\/)(msg|media)-\d+\./.test(f)), []);
+    await s.kill();
+    await s.up();
+    assert.deepEqual(found(s, marks), []);
+    await s.destroy();
+  });
+}
