@@ -154,8 +154,20 @@ static enum err find_cold(struct copies *cs, const struct spread *s, uint64_t me
         return e;
     if (answer == NULL)
         cs->ch->need_copies = true;
-    else if (answer->found)
+    else if (answer->found && answer->conversation == str_hash(s->g.values[CONV_ID].s))
         *ret = (struct copy_ref){true, answer->seq, answer->ins_seq};
+    return ERR_OK;
+}
+
+/* An id that a service supplied may be that of another message here. */
+static enum err of_this_group(
+    const struct spread *s, const struct message_copy *copy, bool *ret, struct errctx *ec)
+{
+    struct row_meta meta;
+    struct value values[MSG_NCOLUMNS];
+    if (row_decode(copy->row, &schema_messages, &meta, values) != ERR_OK)
+        return err_internal(ec, ERR_CORRUPT, "a message row is damaged");
+    *ret = str_eq(values[MSG_CONVERSATION_ID].s, s->g.values[CONV_ID].s);
     return ERR_OK;
 }
 
@@ -171,7 +183,10 @@ static enum err find_row(struct copies *cs, const struct spread *s, uint32_t row
         if (s->members[m] == cs->user_no)
             continue;
         enum err e = txn_copy_find(cs->txn, s->members[m], id, &copy, ec);
+        bool there = false;
         if (e == ERR_OK && copy.state == COPY_HOT)
+            e = of_this_group(s, &copy, &there, ec);
+        if (e == ERR_OK && there)
             refs[m] = (struct copy_ref){true, copy.meta.seq, copy.meta.ins_seq};
         else if (e == ERR_OK && copy.state == COPY_COLD_PERHAPS)
             e = find_cold(cs, s, s->members[m], &copy, id, &refs[m], ec);

@@ -69,7 +69,7 @@ static void ask(struct run *r, int k, struct scan_bounds *bounds)
         if (rows++ == 0) {
             buf_printf(sql,
                 "%sSELECT CAST(%d AS BIGINT) AS u, CAST(0 AS BIGINT) AS kind, msg_id AS a, _seq AS b, "
-                "_ins_seq AS c FROM scan_%d WHERE msg_id IN (",
+                "_ins_seq AS c, conversation_id AS d FROM scan_%d WHERE msg_id IN (",
                 sql->len > 0 ? " UNION ALL " : "", k, k);
             bounds->id_min = a->msg_id;
         } else {
@@ -85,7 +85,8 @@ static void ask(struct run *r, int k, struct scan_bounds *bounds)
         bounds->conversation_id = r->conversation_id;
         buf_printf(sql,
             "%sSELECT CAST(%d AS BIGINT), CAST(1 AS BIGINT), CAST(%lld AS BIGINT), "
-            "coalesce(min(msg_id), 0), coalesce(max(msg_id), 0) FROM scan_%d WHERE msg_id <> %lld "
+            "coalesce(min(msg_id), 0), coalesce(max(msg_id), 0), CAST(NULL AS VARCHAR) FROM scan_%d "
+            "WHERE msg_id <> %lld "
             "AND conversation_id = ",
             sql->len > 0 ? " UNION ALL " : "", k, (long long)r->first[k][i].msg_id, k,
             (long long)r->first[k][i].msg_id);
@@ -107,6 +108,7 @@ static void take_row(struct run *r, const struct value *v)
     if (a->row != NULL) {
         cold_lookup_answer(&r->copies->rows, a->row, snapshot_cold_epoch(r->snapshots[k]), true,
             (uint64_t)v[3].i, (uint64_t)v[4].i);
+        a->row->conversation = value_is_null(v[5]) ? 0 : str_hash(v[5].s);
     } else {
         a->bounds->first = v[3].i;
         a->bounds->last = v[4].i;

@@ -124,6 +124,7 @@ struct cold_question {
     int64_t msg_id;
     bool answered, found; /* found: a file holds the row, with these numbers */
     uint64_t seq, ins_seq;
+    uint64_t conversation; /* str_hash of the row's conversation_id: ids are the user's, whatever it is of */
 };
 struct cold_lookup {
     size_t n, cap, open; /* open: not answered yet */

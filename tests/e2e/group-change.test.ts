@@ -184,3 +184,26 @@ test("a shared history arrives whole, once, across SIGKILL", async () => {
     assert.deepEqual(await rows(s, user, "SELECT total_messages, _unread FROM conversations"), [[total + live, live]]);
   }
 });
+
+test("a message of another conversation under the same id is not a copy", async () => {
+  for (const cold of [false, true]) {
+    const s = await Server.start({ KALAMDB_HOT_TAIL_ROWS: "0" });
+    await group(s);
+    // Supplied ids: dan has a 7 and an 8 of his own, and joins a group that has others. 5 and 9 are in his copy's range.
+    const bring = (user: string, id: string, msg: number, content: string) =>
+      s.sql("backend", `INSERT INTO ${user}.messages (msg_id, conversation_id, "from", content) VALUES ($1, $2, 'alice', $3)`, [msg, id, content], "service");
+    for (const msg of [7, 8]) {
+      await bring("dan", "diary", msg, `dan's ${msg}`);
+      await bring("alice", "g", msg, `alice's ${msg}`);
+    }
+    await s.sql("alice", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('g', 'dan')");
+    await bring("alice", "g", 5, "five");
+    await bring("alice", "g", 9, "nine");
+    if (cold) await s.consolidate();
+    await s.sql("alice", "UPDATE messages SET content = 'edited' WHERE msg_id = 7");
+    assert.equal((await drop(s, "alice", 8, "?for=everyone")).status, 200);
+    assert.deepEqual(await rows(s, "dan", "SELECT msg_id, conversation_id, content FROM messages ORDER BY 1"), [[5, "g", "five"], [7, "diary", "dan's 7"], [8, "diary", "dan's 8"], [9, "g", "nine"]], `cold: ${cold}`);
+    assert.deepEqual(await rows(s, "carol", "SELECT msg_id, content FROM messages ORDER BY 1"), [[5, "five"], [7, "edited"], [9, "nine"]], `cold: ${cold}`);
+    await s.destroy();
+  }
+});

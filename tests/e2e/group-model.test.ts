@@ -382,13 +382,43 @@ class Game {
     for (const mirror of this.mirrors) await mirror.connect(this.server);
   }
 
+  /** Many statements at once: each is done or refused, and afterwards all tables and devices agree. */
+  async storm(killed: boolean): Promise<void> {
+    // What came and went before a device could see it is unknown to the model: no deletions before a kill.
+    const deletions = killed ? [] : [() => this.dropOwn(), () => this.dropForAll()];
+    const kinds = [...deletions, () => this.send(), () => this.send(), () => this.edit(), () => this.join(), () => this.part(), () => this.rank(), () => this.mark(), () => this.describe(), () => this.migrated()];
+    const steps = Array.from({ length: 40 }, () => this.pick(kinds)()).filter((step) => !/^\S+: DELETE FROM conversation_users WHERE conversation_id = \$1 \[/.test(step.label));
+    this.trace.push(killed ? "killed storm" : "storm", ...steps.map((step) => `  ${step.label}`));
+    const consolidating = this.chance(0.6) ? this.server.consolidate() : undefined;
+    const running = Promise.all(steps.map((step) => step.run().catch(() => undefined)));
+    consolidating?.catch(() => {});
+    if (killed) {
+      await new Promise((done) => setTimeout(done, this.rng() * 60));
+      await this.server.kill();
+    }
+    (await running).forEach((answer, i) => answer === undefined ? assert.ok(killed) : assert.ok([200, 400, 403, 404, 409].includes(answer.status) && answer.body.error !== "INVALID_REQUEST", `${steps[i].label}: ${answer.status} ${JSON.stringify(answer.body)}`));
+    if (killed) {
+      await this.server.up();
+      for (const mirror of this.mirrors) await mirror.connect(this.server);
+    } else await consolidating;
+    for (const name of people)
+      for (let i = 0; (await this.server.sql(name, "SELECT 1 FROM conversation_users WHERE CAST(metadata AS TEXT) LIKE '%copying%'")).rows.length > 0; i++) {
+        assert.ok(i < 2000, "a history copy does not end");
+        await new Promise((done) => setTimeout(done, 10));
+      }
+    for (const mirror of this.mirrors) await mirror.drain();
+    this.state = await model.adopt(this.state, this.server, people, this.mirrors);
+  }
+
   private async isMember(of: { user: string; group: string }): Promise<boolean> {
     return (await this.server.sql(of.user, "SELECT 1 FROM conversation_users WHERE conversation_id = $1", [of.group])).rows.length > 0;
   }
 
   async check(mirrors = true): Promise<void> {
     for (const name of people) await model.compare(this.state, this.server, name, this.chance(0.3));
-    if (mirrors) for (const mirror of this.mirrors) await mirror.compare(this.state);
+    if (!mirrors) return;
+    for (const mirror of this.mirrors) await mirror.compare(this.state);
+    await model.compareFiles(this.state, this.server, people, this.pick(people));
   }
 }
 
@@ -405,6 +435,11 @@ async function play(seed: number, rounds: number, report: (text: string) => void
   try {
     for (let round = 0; round < rounds; round++) {
       for (let i = 0; i < 25; i++) await game.play(game.next());
+      if (game.chance(0.4)) {
+        await game.check();
+        await game.storm(game.chance(0.3));
+        await game.check();
+      }
       const dice = game.rng();
       if (dice < 0.4) await server.consolidate(game.chance(0.5) ? undefined : game.pick(people));
       else if (dice < 0.6) await game.playKilled(game.next());

@@ -1,6 +1,7 @@
 // What groups should be, as a small model: users, their conversations, copies and counters, and what each statement
 // does to them. group-model.test.ts plays random statements against it and a server.
 import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
 import type { Answer, Server } from "./harness.ts";
 
 export type Role = "owner" | "admin" | "member";
@@ -161,7 +162,7 @@ export function allowed(s: State, name: string, rows: Row[], service = false): b
 
 export const holders = (s: State, name: string, row: Row): string[] => {
   const group = groupOf(s, name, row.conv);
-  return group === undefined ? [name] : [...group.members.keys()].filter((m) => userOf(s, m).rows.has(row.id));
+  return group === undefined ? [name] : [...group.members.keys()].filter((m) => userOf(s, m).rows.get(row.id)?.conv === row.conv);
 };
 
 export function edit(s: State, name: string, ids: number[], set: { content?: string; metadata?: any }): void {
@@ -259,11 +260,87 @@ export async function compare(s: State, server: Server, name: string, full: bool
   );
 }
 
+const bins = (folder: string): string[] =>
+  (readdirSync(folder, { recursive: true }) as string[]).filter((name) => name.endsWith(".bin") && !name.startsWith(".kalamdb"));
+
+/** Each file is referred to by somebody, each reference has its file, and `name` can read theirs. */
+export async function compareFiles(s: State, server: Server, names: string[], name: string): Promise<void> {
+  const refs = new Map<string, number>();
+  for (const one of names)
+    for (const [ref, id] of (await server.sql(one, "SELECT content_ref, msg_id FROM messages WHERE content_ref IS NOT NULL")).rows) if (one === name || !refs.has(ref)) refs.set(ref, one === name ? id : 0);
+  const expected = [...refs.keys()].sort();
+  let files = bins(server.data).sort();
+  for (let i = 0; i < 100 && files.join() !== expected.join(); i++) {
+    await new Promise((done) => setTimeout(done, 20)); // files go after the commit
+    files = bins(server.data).sort();
+  }
+  assert.deepEqual(files, expected, "files and references");
+  for (const [ref, id] of [...refs].filter(([, id]) => id !== 0).slice(0, 3)) {
+    const answer = await server.request("GET", `/api/v1/content/${ref}`, { token: server.token(name) });
+    assert.equal(answer.status, 200, `${name}: ${ref}`);
+    const content = userOf(s, name).rows.get(id)!.content;
+    assert.ok(answer.body === content || answer.body.startsWith(preview(content)), `${name}: ${ref} is not what ${id} says`);
+  }
+}
+
+/** After statements side by side, whose order nobody knows: a model made of what the tables say. compare() then says
+ * whether the tables agree with each other and with what every device was told. `before` knows what tables do not show:
+ * what was deleted, and the retries' keys. */
+export async function adopt(before: State, server: Server, names: string[], mirrors: Mirror[]): Promise<State> {
+  const s: State = { ...empty(), keys: before.keys, made: before.made, clock: before.clock };
+  const groups = new Map<string, Group>(); // by id and time of making
+  const numbers = new Map<string, number>();
+  for (const name of names)
+    for (const [id, created] of (await server.sql(name, "SELECT conversation_id, created FROM conversations WHERE conversation_type = 'group'")).rows) {
+      const old = before.users.get(name)?.convs.get(id);
+      if (old !== undefined && old.group !== 0) numbers.set(`${id} ${created}`, old.group);
+    }
+  for (const name of names) {
+    const user = userOf(s, name);
+    const old = userOf(before, name);
+    const seen = mirrors.find((m) => m.name === name)!.everything;
+    const rows = (await server.sql(name, 'SELECT msg_id, conversation_id, "from", content, content_ref, metadata, _seq, _ins_seq FROM messages')).rows;
+    for (const [id, conv, from, content, ref, metadata, seq, ins] of rows) {
+      const text = ref === null ? content : content.padEnd(LARGE, "x");
+      user.rows.set(id, { id, conv, from, content: text, metadata, seq, ins });
+    }
+    user.seq = Math.max(old.seq, ...mirrors.filter((m) => m.name === name).map((m) => m.seq));
+    user.deleted = new Set([...old.deleted, ...old.rows.keys(), ...seen.keys()].filter((id) => !user.rows.has(id)));
+    const list = (await server.sql(name, "SELECT conversation_id, user_id, role, joined, last_read_msg_id FROM conversation_users")).rows;
+    const convs = (await server.sql(name, "SELECT conversation_id, conversation_type, title, metadata, created, _read_msg_id FROM conversations")).rows;
+    for (const [id, type, title, metadata, created, marker] of convs) {
+      if (type === "ai") {
+        user.convs.set(id, { group: 0, present: true, title, metadata, marker });
+        continue;
+      }
+      const theirs = list.filter((row: any[]) => row[0] === id);
+      const key = `${id} ${created}`;
+      let group = groups.get(key);
+      if (group === undefined) {
+        const no = numbers.get(key) ?? ++s.made;
+        const was = before.groups.get(id)?.no === no ? before.groups.get(id) : undefined;
+        group = { no, id, title: null, metadata: null, members: new Map(), markers: new Map(was?.markers), last: was?.last ?? 0 };
+        groups.set(key, group);
+      }
+      if (theirs.length > 0) {
+        s.groups.set(id, group);
+        Object.assign(group, { title, metadata });
+        group.members = new Map(theirs.map(([, m, role, joined, read]: any[]) => [m, { role, joined: Date.parse(joined), marker: read }]));
+      } else group.markers.set(name, marker);
+      for (const [msg, conv] of seen) if (conv === id && theirs.length > 0) group.last = Math.max(group.last, msg);
+      user.convs.set(id, { group: group.no, present: theirs.length > 0, title, metadata, marker });
+    }
+  }
+  return s;
+}
+
 // ---- live mirrors --------------------------------------------------------------------------------------------------
 
 /** What a device knows that was told every change of its user, over any number of connections. */
 export class Mirror {
   readonly rows = new Map<number, any>();
+  /** Conversations of all messages that ever came. */
+  readonly everything = new Map<number, string>();
   feed: string | undefined;
   seq = 0;
   private socket: any;
@@ -289,6 +366,7 @@ export class Mirror {
     else assert.equal(frame.seq, this.seq + 1, `${this.name}: a change is missing`);
     this.seq = frame.seq;
     const id = frame.message.msg_id;
+    this.everything.set(id, frame.message.conversation_id);
     if (!replay) assert.equal(frame.op === "insert", !this.rows.has(id), `${this.name}: ${frame.op} of ${id}`);
     if (frame.op === "delete") this.rows.delete(id);
     else this.rows.set(id, frame.message);
@@ -305,6 +383,19 @@ export class Mirror {
       `${this.name}: what its device shows`,
     );
     assert.equal(this.seq, user.seq);
+  }
+
+  /** Takes everything up to now: a subscription to nothing says which number that is. */
+  async drain(): Promise<void> {
+    this.socket.send({ type: "subscribe", id: "now", conversationId: "nowhere" });
+    let now: number | undefined;
+    while (now === undefined || this.seq < now) {
+      const frame = await this.socket.next();
+      if (frame.type === "subscribe_ack") {
+        now = frame.seq;
+        this.socket.send({ type: "unsubscribe", id: "now" });
+      } else this.take(frame, false);
+    }
   }
 
   close(): void {
