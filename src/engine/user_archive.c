@@ -8,6 +8,8 @@
 
 #define READ_BYTES ((size_t)256 << 10)
 #define TAR_BLOCK 512
+#define TAR_END_BYTES 1024 /* POSIX: at least two blocks of zeros */
+#define END_CHUNK_BYTES 16384
 
 static const char *reason(struct archive *a)
 {
@@ -201,6 +203,7 @@ struct archive_reader {
     struct archive_entry *entry; /* read ahead; borrowed from tar; NULL: at the end */
     uint64_t entry_at;           /* where its header begins */
     EVP_MD_CTX *md;
+    int fd; /* borrowed */
     bool first;
 };
 
@@ -210,6 +213,7 @@ enum err archive_reader_open(int fd, struct archive_reader **ret, struct errctx 
     if (r == NULL)
         return err_internal(ec, ERR_NO_MEMORY, "archive");
     r->first = true;
+    r->fd = fd;
     r->tar = archive_read_new();
     r->md = EVP_MD_CTX_new();
     enum err e = ERR_OK;
@@ -319,13 +323,41 @@ static enum err read_data(struct archive_reader *r, struct archive_member *m, st
     return ERR_OK;
 }
 
+/* What follows the last file: two blocks of zeros or more, and nothing else. tar would not look, but an
+ * archive that was cut off, or is two in one, is not what its sender believes. */
+static enum err check_end(
+    struct archive_reader *r, enum err (*alive)(void *arg, struct errctx *ec), void *arg, struct errctx *ec)
+{
+    static const char zeros[END_CHUNK_BYTES];
+    char chunk[END_CHUNK_BYTES];
+    uint64_t at = r->entry_at;
+    for (;;) {
+        enum err e = alive(arg, ec);
+        if (e != ERR_OK)
+            return e;
+        ssize_t n = pread(r->fd, chunk, sizeof chunk, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_internal(ec, ERR_IO, "archive: %s", strerror(errno));
+        if (n == 0)
+            break;
+        if (memcmp(chunk, zeros, (size_t)n) != 0)
+            return err_set(ec, ERR_INVALID_REQUEST, "something follows the end of the archive");
+        at += (uint64_t)n;
+    }
+    if (at - r->entry_at < TAR_END_BYTES || at % TAR_BLOCK != 0)
+        return err_set(ec, ERR_INVALID_REQUEST, "the end of the archive is cut off");
+    return ERR_OK;
+}
+
 enum err archive_reader_next(struct archive_reader *r, struct archive_member *ret, struct buf *manifest,
     enum err (*alive)(void *arg, struct errctx *ec), void *arg, struct errctx *ec)
 {
     struct archive_member m = {0};
     enum err e = r->first ? advance(r, ec) : ERR_OK;
     r->first = false;
-    if (e == ERR_OK && r->entry == NULL)
+    if (e == ERR_OK && r->entry == NULL && (e = check_end(r, alive, arg, ec)) == ERR_OK)
         e = err_set(ec, ERR_NOT_FOUND, "the end of the archive");
     if (e == ERR_OK)
         e = check_entry(r, &m, ec);

@@ -131,18 +131,30 @@ static enum err read_newest(struct backup *b, struct errctx *ec)
     return err;
 }
 
-static enum err open_directory(struct backup *b, struct errctx *ec)
+static enum err make_directory(struct backup *b, struct errctx *ec)
 {
-    enum err err = check_apart(b, ec);
-    if (err == ERR_OK && os_mkdirs(b->dir, ec) != ERR_OK)
-        err = err_set(ec, ERR_IO, "cannot create the directory %s", b->dir);
+    static const char *const folders[] = {"hot", "files", "generations"};
+    enum err err = os_mkdirs(b->dir, ec);
     if (err == ERR_OK)
         err = check_ours(b, ec);
     if (err == ERR_OK)
         err = take_lock(b, ec);
-    static const char *const folders[] = {"hot", "files", "generations"};
     for (int i = 0; err == ERR_OK && i < 3; i++)
         err = make_folder(b, folders[i], ec);
+    if (err != ERR_IO)
+        return err;
+    /* The operator named a place where one cannot write: nothing of ours is broken. */
+    struct errctx why = *ec;
+    err_set(ec, ERR_INVALID_REQUEST, "%s cannot be written to as a backup directory", b->dir);
+    err_detail(ec, "%s", why.internal[0] != '\0' ? why.internal : why.message);
+    return ec->code;
+}
+
+static enum err open_directory(struct backup *b, struct errctx *ec)
+{
+    enum err err = check_apart(b, ec);
+    if (err == ERR_OK)
+        err = make_directory(b, ec);
     return err == ERR_OK ? read_newest(b, ec) : err;
 }
 

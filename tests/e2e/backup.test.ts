@@ -76,6 +76,11 @@ test("a backup holds every user's tables; the second copies little; feeds change
   assert.equal(answer.status, 400);
   assert.match(answer.body.message, /not empty/);
 
+  answer = await backup(server, "/proc/backups/here");
+  assert.deepEqual([answer.status, answer.body.error], [400, "INVALID_REQUEST"]);
+  assert.match(answer.body.message, /cannot be written to/);
+  assert.match(answer.body.detail, /\/proc\/backups/);
+
   answer = await backup(server, dir);
   assert.equal(answer.status, 200, JSON.stringify(answer.body));
   assert.equal(answer.body.backup, 1);

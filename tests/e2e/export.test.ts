@@ -200,6 +200,10 @@ test("a damaged or made-up archive is refused by name, and nothing is written", 
     ["link", tar([{ name: "content/alice/msg-1.bin", type: "2", link: "/etc/passwd" }]), /no regular file/],
     ["rows", rebuilt(archive, (_, m) => { m.files[0].rows++; m.messages++; }), /another number of rows/],
     ["extra", rebuilt(archive, (members) => members.push({ name: "content/alice/msg-99.bin", data: Buffer.from("x") })), /not listed/],
+    ["trailing", Buffer.concat([archive.bytes, Buffer.from("more")]), /follows the end/],
+    ["two in one", Buffer.concat([archive.bytes, archive.bytes]), /follows the end/],
+    ["end", archive.bytes.subarray(0, archive.bytes.length - 1), /end of the archive is cut off/],
+    ["no end", archive.bytes.subarray(0, archive.bytes.length - 1024), /end of the archive is cut off/],
     ["version", rebuilt(archive, (_, m) => { m.version = 2; }), /version 2/],
     ["user", rebuilt(archive, (_, m) => { m.user = "assistant"; }), /user/],
     ["seq", rebuilt(archive, (_, m) => { m.seq = 10; }), /_seq/],
@@ -235,8 +239,8 @@ test("a damaged or made-up archive is refused by name, and nothing is written", 
     assert.equal((await server.sql("bob", `SELECT count(*) FROM ${table}`)).rows[0][0], 0, table);
   assert.ok(!readdirSync(server.data).includes("bob"));
   assert.deepEqual(readdirSync(join(server.data, ".kalamdb/imports")), []);
-  // The archive itself is good.
-  assert.equal((await upload(server, "bob", archive.bytes)).status, 200);
+  // The archive itself is good, also padded to tapes' blocks as tar does it.
+  assert.equal((await upload(server, "bob", Buffer.concat([archive.bytes, Buffer.alloc(9216)]))).status, 200);
   await server.destroy();
 });
 
