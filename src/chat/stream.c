@@ -239,9 +239,17 @@ static enum err leave_one(struct txn *txn, uint64_t user_no, int64_t msg_id, str
 {
     struct chat_stream_close c = {.msg_id = msg_id, .interrupt = true};
     struct closing cl = {.c = &c, .txn = txn};
+    uint64_t owner_no;
     enum err e = txn_stream(txn, msg_id, &c.record, ec);
     if (e != ERR_OK || c.record.state != STREAM_OPEN)
         return e == ERR_NOT_FOUND ? ERR_OK : e;
+    e = txn_user(txn, c.record.owner, false, &owner_no, ec);
+    if (e == ERR_OK && owner_no == user_no) { /* nobody says a word for who is no member */
+        txn_stream_lost(txn);
+        return chat_stream_close_apply(&c, txn, ec);
+    }
+    if (e != ERR_OK && e != ERR_NOT_FOUND)
+        return e;
     e = close_copy(&cl, user_no, ec);
     if (e != ERR_OK || cl.closed == 0)
         return e;

@@ -68,7 +68,8 @@ enum err chat_stream_reopen_end(struct txn *txn, int64_t msg_id, struct errctx *
  * whose it was any more. */
 enum err chat_stream_erase(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
 
-/* A user leaves a group: their copies of what is open there stay as they are, for good. */
+/* A user leaves a group: their copies of what is open there stay as they are, for good; what is written in
+ * their name is interrupted for all. */
 enum err chat_stream_leave(struct txn *txn, uint64_t user_no, uint64_t group_no, struct errctx *ec) CHECKED;
 
 #endif

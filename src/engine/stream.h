@@ -29,6 +29,9 @@
 /* Requests that wait for one stream. */
 #define STREAM_REQUESTS_MAX 1024
 
+#define STREAM_DELETED "the message was deleted"
+#define STREAM_LEFT "the stream was interrupted when its user left the group"
+
 enum stream_phase { PHASE_LOADING, PHASE_RUNNING, PHASE_CLOSING };
 
 /* An append (text) or an end, waiting. One block. */
@@ -60,6 +63,7 @@ struct stream {
     struct stream *dirty_next, *flush_next;
     struct buf text;
     size_t durable, flushing; /* flushing: what is durable when the flush under way succeeds */
+    const char *gone;         /* in a flush: why it cannot be written any more; NULL: it can */
     struct producer_event *ack;
     struct stream_request *first, **last;
     size_t nrequests;

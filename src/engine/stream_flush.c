@@ -29,21 +29,23 @@ void stream_make_clean(struct streams *ss, struct stream *st)
     st->dirty = false;
 }
 
-/* False: the message is gone, or what was open is so no more. Deletions of open messages are rare: only after
- * one is every stream looked up. */
-static bool alive(struct streams *ss, struct stream *st, struct txn *txn)
+/* Why it cannot be written any more; NULL: it can. That happens rarely: only after it did to some stream is
+ * each looked up. */
+static const char *find_gone(struct streams *ss, struct stream *st, struct txn *txn)
 {
     uint64_t lost = store_streams_lost(ss->db->store);
     if (st->lost_seen == lost)
-        return true;
+        return NULL;
     struct stream_record r;
     struct errctx ec;
     enum err e = txn_stream(txn, st->msg_id, &r, &ec);
-    if (e == ERR_NOT_FOUND || (e == ERR_OK && r.state != STREAM_OPEN))
-        return false;
+    if (e == ERR_NOT_FOUND)
+        return STREAM_DELETED;
+    if (e == ERR_OK && r.state != STREAM_OPEN)
+        return STREAM_LEFT;
     if (e == ERR_OK)
         st->lost_seen = lost;
-    return true;
+    return NULL;
 }
 
 static enum err flush_one(struct stream *st, struct txn *txn, struct errctx *ec)
@@ -71,9 +73,8 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
         ss->flush_first = st;
         st->in_flush = true;
         st->flushing = st->durable;
-        if (!alive(ss, st, txn))
-            st->flushing = SIZE_MAX;
-        else
+        st->gone = find_gone(ss, st, txn);
+        if (st->gone == NULL)
             e = flush_one(st, txn, ec);
         bytes += st->text.len - st->durable;
     }
@@ -87,14 +88,14 @@ static void settle(struct streams *ss, struct stream *st, enum err err, const st
 {
     struct errctx gone;
     st->in_flush = false;
-    if (st->flushing == SIZE_MAX && st->phase == PHASE_RUNNING) {
+    if (st->gone != NULL && st->phase == PHASE_RUNNING) {
         errctx_clear(&gone);
-        (void)err_set(&gone, ERR_INVALID_REQUEST, "the message was deleted");
+        (void)err_set(&gone, ERR_INVALID_REQUEST, "%s", st->gone);
         if (st->producer != NULL)
             producer_fail(st->producer, 0, st->msg_id, &gone);
         store_stream_forget(ss->db->store, st->msg_id);
         stream_remove(ss, st, &gone);
-    } else if (st->flushing == SIZE_MAX) {
+    } else if (st->gone != NULL) {
         return; /* its end finds out by itself */
     } else if (err != ERR_OK) {
         if (st->producer != NULL)

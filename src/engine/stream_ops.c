@@ -209,8 +209,10 @@ static enum err announce_rest(struct close *c, struct txn *txn, struct errctx *e
     /* A flush that is not answered yet stands before us, perhaps in this very group. */
     size_t at = st->in_flush ? st->flushing : st->durable;
     pthread_mutex_unlock(&c->ss->lock);
-    if (!c->c.has_text || at >= st->text.len)
-        return ERR_OK;
+    struct stream_record r;
+    if (!c->c.has_text || at >= st->text.len || txn_stream(txn, st->msg_id, &r, ec) != ERR_OK ||
+        r.state != STREAM_OPEN)
+        return ERR_OK; /* nothing to tell, or chat_stream_close_apply finds out why not */
     struct chat_stream_text t = {.home = st->home,
         .group = st->group,
         .delta = {.msg_id = st->msg_id,
@@ -259,7 +261,15 @@ static void closed(struct close *c)
     struct errctx ec;
     errctx_clear(&ec);
     store_stream_forget(ss->db->store, st->msg_id);
-    if (st->durable < st->text.len) { /* its last text came with the end, and is acknowledged all the same */
+    if (!c->c.interrupt && c->c.record.state != STREAM_ENDED) {
+        (void)err_set(&ec, ERR_INVALID_REQUEST, STREAM_LEFT);
+        if (c->to != NULL)
+            producer_fail(c->to, c->tag, st->msg_id, &ec);
+        stream_remove(ss, st, &ec);
+        return;
+    }
+    if (c->c.record.bytes == st->text.len &&
+        st->durable < st->text.len) { /* its last text came with the end, and is acknowledged all the same */
         st->durable = st->text.len;
         stream_ack(st);
     }
@@ -291,7 +301,7 @@ static void close_done(struct commit_op *op, enum err err, const struct errctx *
     settle_file(c, err);
     pthread_mutex_lock(&ss->lock);
     if (err == ERR_NOT_FOUND)
-        (void)err_set(&ec, ERR_INVALID_REQUEST, "the message was deleted");
+        (void)err_set(&ec, ERR_INVALID_REQUEST, STREAM_DELETED);
     if (err != ERR_OK && c->to != NULL)
         producer_fail(c->to, c->tag, st->msg_id, &ec);
     if (err == ERR_OK) {
@@ -407,7 +417,7 @@ static enum err take_text(struct stream *st, const struct kalamdb_result *r, str
     if (kalamdb_result_rows(r) == 1)
         kalamdb_result_value(r, 0, 0, &v);
     if (v.type != KALAMDB_TEXT)
-        return err_set(ec, ERR_INVALID_REQUEST, "the message was deleted");
+        return err_set(ec, ERR_INVALID_REQUEST, STREAM_DELETED);
     buf_str(&st->text, engine_str(v.s));
     return st->text.failed ? err_internal(ec, ERR_NO_MEMORY, "stream") : ERR_OK;
 }

@@ -108,12 +108,17 @@ void txn_stream_mark(struct txn *t, uint64_t partition, struct row_meta *meta)
     t->opened++;
 }
 
+/* Also where this op is undone in the end: whoever writes the stream then looks, and finds it alive. */
+void txn_stream_lost(struct txn *txn)
+{
+    atomic_fetch_add_explicit(&txn->store->streams_lost, 1, memory_order_release);
+}
+
 void txn_stream_drop(struct txn *txn, int64_t msg_id)
 {
     struct key k = key_stream(msg_id);
     txn_delete(txn, &k);
-    /* Also where this op is undone in the end: whoever writes the stream then looks, and finds it alive. */
-    atomic_fetch_add_explicit(&txn->store->streams_lost, 1, memory_order_release);
+    txn_stream_lost(txn);
 }
 
 enum err txn_stream_lose(struct txn *t, int64_t msg_id, struct errctx *ec)
@@ -180,7 +185,11 @@ bool txn_stream_reaches(struct txn *txn, uint64_t user_no, int64_t msg_id)
     struct key k = key_id(user_no, SPACE_IDS, msg_id);
     struct str value;
     struct errctx ec;
-    return txn_followed(txn, user_no) && txn_get(txn, &k, &value, &ec) == ERR_OK;
+    if (!txn_followed(txn, user_no) || txn_get(txn, &k, &value, &ec) != ERR_OK || value.len != 4)
+        return false;
+    k = key_message(user_no, get_be32(value.ptr), msg_id);
+    /* Who left has a copy that is open no more, also after they came back. */
+    return txn_get(txn, &k, &value, &ec) == ERR_OK && row_is_open(value);
 }
 
 enum err txn_stream_announce(

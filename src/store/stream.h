@@ -60,7 +60,7 @@ uint64_t txn_stream_opened(const struct txn *txn, uint64_t *ret_home);
 
 /* Text that follows `offset` bytes: one chunk, and an announcement for each user who has a copy. */
 void txn_stream_chunk(struct txn *txn, uint64_t home, const struct stream_delta *d);
-/* Does the user have a copy, and does somebody follow them? */
+/* Does the user have an open copy, and does somebody follow them? */
 bool txn_stream_reaches(struct txn *txn, uint64_t user_no, int64_t msg_id);
 enum err txn_stream_announce(
     struct txn *txn, uint64_t user_no, const struct stream_delta *d, struct errctx *ec) CHECKED;
@@ -78,6 +78,8 @@ enum err txn_stream_copy(struct txn *txn, uint64_t user_no, int64_t msg_id, stru
 enum err txn_stream_lose(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
 /* The record goes: nobody may write or go on with the message. Its rows stay as they are. */
 void txn_stream_drop(struct txn *txn, int64_t msg_id);
+/* Some stream ended without its producer: those that are written look whether it was theirs. */
+void txn_stream_lost(struct txn *txn);
 /* store_stream_notes in the txn's arena. */
 enum err txn_stream_notes(
     struct txn *txn, uint64_t user_no, struct stream_note **ret, size_t *ret_n, struct errctx *ec) CHECKED;

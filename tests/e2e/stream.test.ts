@@ -290,6 +290,68 @@ describe("a streamed reply", () => {
     assert.equal(await state("hal", id), undefined);
     for (const ws of [...readers.values(), late, writer]) ws.close();
   });
+
+  it("is interrupted for all when its user leaves or is removed, and goes on when they are back", async () => {
+    const made = await s.request("POST", "/api/v1/conversations", { token: s.token("jo"), body: { conversation_id: "lobby", conversation_type: "group", members: ["kay", "lou"] } });
+    assert.equal(made.status, 201, JSON.stringify(made.body));
+    const kay = await s.socket("kay");
+    const id = await begin(kay, "lobby");
+    const other = await s.socket("helper", { role: "service" });
+    const stays = await begin(other, "lobby", { userId: "jo" });
+    other.send({ type: "append", msgId: stays, offset: 0, text: "one" });
+    await acked(other, stays, 3);
+    kay.send({ type: "append", msgId: id, offset: 0, text: "said" });
+    await acked(kay, id, 4);
+    await s.sql("jo", "DELETE FROM conversation_users WHERE conversation_id = 'lobby' AND user_id = 'kay'");
+    for (const message of ["the stream was interrupted when its user left the group", '"kay" is no member of conversation "lobby"']) {
+      kay.send({ type: "append", msgId: id, offset: 4, text: " more" });
+      assert.equal((await kay.next()).message, message);
+    }
+    kay.send({ type: "stream_end", id: "e", msgId: id });
+    assert.equal((await kay.next()).type, "error");
+    assert.deepEqual(await state("lou", id), ["said", { stream: "interrupted" }]);
+    // Back again, kay goes on with their own; the open one that was there before is not theirs any more.
+    await s.sql("jo", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('lobby', 'kay')");
+    const back = await s.socket("kay");
+    await back.subscribe({ id: "k" });
+    other.send({ type: "append", msgId: stays, offset: 3, text: " two" });
+    await acked(other, stays, 7);
+    kay.send({ type: "append", msgId: id, offset: 4, text: " again" });
+    await acked(kay, id, 10);
+    kay.send({ type: "stream_end", id: "e", msgId: id });
+    await kay.takeUntil("stream_end_ack");
+    const frames = (await back.take(3)).map((f) => [f.op, f.message.msg_id, f.message.content ?? f.message.text]);
+    assert.deepEqual(frames, [["update", id, "said"], ["append", id, " again"], ["update", id, "said again"]]);
+    assert.deepEqual(await state("lou", id), ["said again", null]);
+    assert.deepEqual(await state("kay", stays), ["one", { stream: "interrupted" }]);
+    assert.deepEqual(await state("lou", stays), ["one two", { stream: "open" }]);
+    for (const ws of [kay, other, back]) ws.close();
+  });
+
+  it("of a user who leaves with text under way ends with an answer", async () => {
+    const made = await s.request("POST", "/api/v1/conversations", { token: s.token("mo"), body: { conversation_id: "stairs", conversation_type: "group", members: ["ned"] } });
+    assert.equal(made.status, 201, JSON.stringify(made.body));
+    for (let round = 0; round < 8; round++) {
+      const ned = await s.socket("ned");
+      const id = await begin(ned, "stairs");
+      ned.send({ type: "append", msgId: id, offset: 0, text: "abc" });
+      await acked(ned, id, 3);
+      const left = s.sql("mo", "DELETE FROM conversation_users WHERE conversation_id = 'stairs' AND user_id = 'ned'");
+      let text = "abc";
+      for (let i = 0; i < 5 * round; i++) {
+        ned.send({ type: "append", msgId: id, offset: text.length, text: "d" });
+        text += "d";
+      }
+      ned.send({ type: "stream_end", id: "e", msgId: id });
+      let durable = 3;
+      for (let frame; (frame = await ned.next()).id !== "e"; ) if (frame.type === "append_ack") durable = frame.offset;
+      await left;
+      const [content] = await state("mo", id);
+      assert.ok(content.length >= durable && text.startsWith(content), `${content}: ${durable} were acknowledged`);
+      await s.sql("mo", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('stairs', 'ned')");
+      ned.close();
+    }
+  });
 });
 
 /** A request whose body is written while its answer is read. */
