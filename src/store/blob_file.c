@@ -228,13 +228,10 @@ bool blob_file_dimensions(const struct blob_file *f, uint32_t *ret_width, uint32
 
 /* ---- under its name ------------------------------------------------------------------------------------ */
 
-/* Makes the folder and syncs those above it that are new. */
-static enum err make_folder(struct store *s, const char *folder, struct errctx *ec)
+/* Syncs those above the folder, as any of them may be new. */
+static enum err sync_above(struct store *s, const char *folder, struct errctx *ec)
 {
-    struct stat st;
-    enum err e = stat(folder, &st) == 0 ? ERR_OK : os_mkdirs(folder, ec);
-    if (e != ERR_OK)
-        return e;
+    enum err e = ERR_OK;
     struct buf up = BUF_INIT(PATH_BYTES_MAX);
     buf_str(&up, str_c(folder));
     size_t root = strlen(s->cfg.data_dir);
@@ -250,6 +247,17 @@ static enum err make_folder(struct store *s, const char *folder, struct errctx *
         buf_release(&dir);
     }
     buf_release(&up);
+    return e;
+}
+
+static enum err make_folder(struct store *s, const char *folder, struct errctx *ec)
+{
+    struct stat st;
+    atomic_fetch_add(&s->files.making, 1);
+    enum err e = stat(folder, &st) == 0 ? ERR_OK : os_mkdirs(folder, ec);
+    if (e == ERR_OK)
+        e = sync_above(s, folder, ec);
+    atomic_fetch_sub(&s->files.making, 1);
     return e;
 }
 
@@ -309,6 +317,9 @@ enum err blob_file_place(struct blob_file *f, bool group, struct str id, int64_t
     buf_release(&f->path);
     f->path = to;
     e = os_fsync_dir(s->os, folder.ptr, ec);
+    if (e == ERR_OK &&
+        atomic_load(&s->files.making) > 0) /* the folder may be somebody's who has yet to sync it */
+        e = sync_above(s, folder.ptr, ec);
     buf_release(&folder);
     return e;
 }

@@ -129,6 +129,7 @@ struct store {
     struct {
         pthread_mutex_t lock;
         struct blob_file *first; /* being written, or placed and not yet committed */
+        atomic_int making;       /* folders that are not yet durable */
     } files;
     struct {
         pthread_mutex_t lock;
