@@ -101,3 +101,41 @@ for (const whose of [undefined, "alice"]) {
     await s.destroy();
   });
 }
+
+it("SIGKILL during deletions, edits and consolidation leaves every named file, and no other", async () => {
+  const s = await Server.start();
+  await s.sql("a", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('room', 'b')");
+  const large = () => randomBytes(60000).toString("hex");
+  for (let round = 0; round < 5; round++) {
+    let alive = true;
+    const work = async (next: () => Promise<any>) => {
+      while (alive) {
+        try {
+          await next();
+        } catch (error) {
+          if (alive) throw error;
+        }
+      }
+    };
+    const all = [
+      work(() => s.say("a", "room", large())),
+      work(() => s.say("b", "solo", large())),
+      work(() => s.sql("a", "UPDATE messages SET content = $1 WHERE msg_id = (SELECT max(msg_id) FROM messages)", [large()])),
+      work(() => s.sql("b", "DELETE FROM messages")),
+      work(() => s.sql("a", "DELETE FROM messages WHERE conversation_id = 'room'")),
+      work(() => s.consolidate()),
+    ];
+    await new Promise((done) => setTimeout(done, 300 + 150 * round));
+    alive = false;
+    await s.kill();
+    await Promise.all(all);
+    await s.up();
+    const named = new Set<string>();
+    for (const user of ["a", "b"]) for (const [ref] of (await s.sql(user, "SELECT content_ref FROM messages WHERE content_ref IS NOT NULL")).rows) named.add(ref);
+    const there = () => (readdirSync(s.data, { recursive: true }) as string[]).filter((f) => !f.startsWith(".kalamdb") && /(^|\/)(msg|media)-\d+\./.test(f)).sort();
+    assert.deepEqual(there(), [...named].sort());
+    const sweep = await s.request("POST", "/api/v1/admin/sweep", { token: s.token("operator", "admin"), body: {} });
+    assert.deepEqual([sweep.body.blobs, sweep.body.refsRepaired, sweep.body.blobsRepaired, sweep.body.blobsMissing], [named.size, 0, 0, 0], JSON.stringify(sweep.body));
+  }
+  await s.destroy();
+});
