@@ -76,7 +76,7 @@ static void stale_rows_are_read_again(void **state)
         rows[i] = (struct chat_row){v[i], meta[i].seq, meta[i].ins_seq, 0};
     }
     assert_int_equal(change_messages(1, &ids[1], "first"), ERR_OK);
-    struct chat_change c = {.owner = alice.user_id, .nrows = 2, .rows = rows};
+    struct chat_change c = {.caller = &alice, .owner = alice.user_id, .nrows = 2, .rows = rows};
     assert_int_equal(chat_change_group(&c, &arena, &last_error), ERR_OK);
     assert_int_equal(commit(store_fixture.store, update_stale, &c, DURABILITY_ASYNC, &last_error), ERR_RETRY);
     assert_int_equal(seq_of("alice"), 3); /* the row that was still as read did not change either */

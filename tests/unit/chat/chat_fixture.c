@@ -111,7 +111,8 @@ enum err change_messages(size_t n, const int64_t *ids, const char *content)
     struct snapshot *snap;
     errctx_clear(&last_error);
     assert_int_equal(snapshot_open(store_fixture.store, alice.user_id, &snap, &last_error), ERR_OK);
-    struct chat_change c = {.owner = alice.user_id,
+    struct chat_change c = {.caller = &alice,
+        .owner = alice.user_id,
         .cold_epoch = snapshot_cold_epoch(snap),
         .nrows = n,
         .rows = arena_array(&arena, n, sizeof *c.rows)};
