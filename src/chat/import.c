@@ -241,8 +241,11 @@ enum err chat_import_apply(struct chat_import *im, struct txn *txn, struct errct
     im->inserted = 0;
     im->renewed = im->ids_unsure = false;
     enum err e = txn_user(txn, im->owner, true, &in.user_no, ec);
+    if (e == ERR_OK && im->owner_no != 0 && in.user_no != im->owner_no)
+        e = err_set(ec, ERR_CONFLICT, "the user was erased while the import went on");
     if (e != ERR_OK)
         return e;
+    im->owner_now = in.user_no;
     in.ids_known = im->ids_looked_up && txn_cold_epoch(txn, in.user_no) == im->ids_epoch;
     for (size_t i = 0; e == ERR_OK && i < im->nconversations; i++)
         e = import_conversation(&in, &im->conversations[i], ec);

@@ -25,18 +25,22 @@ struct chat_import_message {
 
 struct chat_import {
     struct str owner;
-    bool renew; /* the first commit that writes begins a new history; cleared once it has */
+    uint64_t
+        owner_no; /* the owner's; 0: not there when the import began. Take over from owner_now after OK */
+    bool renew;   /* the first commit that writes begins a new history; cleared once it has */
     size_t nconversations, nmessages;
     const struct chat_import_conversation *conversations; /* made where they are not there */
     struct chat_import_message *messages;                 /* in the order of their new numbers */
     bool ids_looked_up;
     uint64_t ids_epoch;
     /* Out. */
+    uint64_t owner_now;
     size_t inserted; /* messages */
     bool renewed;    /* take over into `renew` after OK */
     bool ids_unsure; /* with ERR_RETRY: look up the messages' ids in the owner's files, then submit again */
 };
-/* RETRY also when a file's record went meanwhile. */
+/* RETRY also when a file's record went meanwhile. CONFLICT: the owner was erased since owner_no was read, and
+ * whoever has the id now is given nothing of theirs. */
 enum err chat_import_apply(struct chat_import *im, struct txn *txn, struct errctx *ec) CHECKED;
 /* An id that all ids in an archive must be below. */
 int64_t chat_import_ids_below(struct txn *txn);

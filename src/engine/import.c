@@ -140,6 +140,18 @@ static kalamdb_code refused(struct kalamdb_error *error, struct errctx *ec, enum
     return engine_error(error, ec);
 }
 
+/* Who is erased from here on gets nothing of it any more. */
+static enum err note_owner(struct kalamdb_import *im, struct errctx *ec)
+{
+    struct snapshot *snap;
+    enum err e = snapshot_open(im->transfer.db->store, im->transfer.user_id, &snap, ec);
+    if (e != ERR_OK)
+        return e;
+    im->owner_no = snapshot_user_no(snap);
+    snapshot_close(snap);
+    return ERR_OK;
+}
+
 kalamdb_code kalamdb_import_begin(struct kalamdb *db, const struct kalamdb_caller *caller,
     struct kalamdb_str user_id, struct kalamdb_import **ret, struct kalamdb_error *error)
 {
@@ -157,6 +169,8 @@ kalamdb_code kalamdb_import_begin(struct kalamdb *db, const struct kalamdb_calle
     }
     im->bytes_max = db->options.max_import_bytes;
     e = store_writable(db->store, &ec);
+    if (e == ERR_OK)
+        e = note_owner(im, &ec);
     if (e == ERR_OK)
         e = transfer_temp(&im->transfer, IMPORTS_DIR, &im->fd, &ec);
     if (e != ERR_OK) {

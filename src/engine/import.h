@@ -24,7 +24,8 @@ struct import_file {
 
 struct kalamdb_import {
     struct transfer transfer;
-    int fd; /* the archive, without a name */
+    uint64_t owner_no; /* of who gets it, when it began; 0: there was nobody */
+    int fd;            /* the archive, without a name */
     uint64_t bytes, bytes_max;
     bool failed; /* a write failed: ec says why */
 

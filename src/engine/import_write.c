@@ -65,6 +65,8 @@ static enum err commit(struct kalamdb_import *import, struct chat_import *im, st
     pthread_mutex_unlock(&w.lock);
     if (w.result == ERR_OK && im->renewed)
         im->renew = false;
+    if (w.result == ERR_OK)
+        im->owner_no = im->owner_now;
     return w.result;
 }
 
@@ -367,7 +369,7 @@ static enum err write_messages(struct kalamdb_import *im, struct chat_import *op
 
 enum err import_write(struct kalamdb_import *im, struct errctx *ec)
 {
-    struct chat_import op = {.owner = im->transfer.user_id, .renew = true};
+    struct chat_import op = {.owner = im->transfer.user_id, .owner_no = im->owner_no, .renew = true};
     enum err e = write_conversations(im, &op, ec);
     return e == ERR_OK && im->nmessage_fds > 0 ? write_messages(im, &op, ec) : e;
 }
