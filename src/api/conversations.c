@@ -168,6 +168,16 @@ static void complete(struct call *c)
     free(e);
 }
 
+/* The one member of an ai conversation may be named, others not. */
+static bool only_owner(const struct body *b, struct str owner)
+{
+    for (size_t i = 0; i < b->c.nmembers; i++) {
+        if (!str_eq(str_n(b->members[i].user_id.ptr, b->members[i].user_id.len), owner))
+            return false;
+    }
+    return true;
+}
+
 static void finish(struct net_task *task)
 {
     complete((struct call *)task);
@@ -187,6 +197,14 @@ void serve_conversations(struct call *c)
         !str_eq(str_n(b.c.user_id.ptr, b.c.user_id.len), str_n(c->who->user_id, c->who->user_id_len))) {
         answer_error(c, ERR_FORBIDDEN, "userId is not the token's user");
         return;
+    }
+    if (b.c.type.ptr != NULL && str_eq(str_n(b.c.type.ptr, b.c.type.len), STR("ai"))) {
+        if (!only_owner(&b, b.c.user_id.ptr != NULL ? str_n(b.c.user_id.ptr, b.c.user_id.len)
+                                                    : str_n(c->who->user_id, c->who->user_id_len))) {
+            answer_error(c, ERR_INVALID_REQUEST, "an ai conversation has no members but its owner");
+            return;
+        }
+        b.c.nmembers = 0;
     }
     c->task.run = finish;
     call_submit_begin(c);

@@ -146,8 +146,8 @@ static void apply_one(struct committer *c, struct commit_op *op)
     } else {
         txn_begin_op(t);
         op->result = op->apply(op, t, &ec);
-        if (op->result == ERR_OK && t->overlay.failed)
-            op->result = err_set(&ec, ERR_NO_MEMORY, "out of memory");
+        if (op->result == ERR_OK)
+            op->result = txn_room(t, &ec);
         if (op->result != ERR_OK)
             txn_undo_op(t);
     }

@@ -247,6 +247,8 @@ enum err store_each_user(struct store *s, bool (*fn)(void *arg, uint64_t user_no
 struct store *txn_store(struct txn *txn);
 enum err txn_get(struct txn *txn, const struct key *key, struct str *ret, struct errctx *ec) CHECKED;
 void txn_put(struct txn *txn, const struct key *key, struct str value);
+/* Has everything put so far had room? TOO_LARGE, NO_MEMORY; loops over many users ask early. */
+enum err txn_room(const struct txn *txn, struct errctx *ec) CHECKED;
 void txn_delete(struct txn *txn, const struct key *key);
 /* The user's head, for reading or changing: changes are stored with the group and undone with the op.
  * NOT_FOUND. */

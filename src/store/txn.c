@@ -135,6 +135,18 @@ void txn_put(struct txn *txn, const struct key *key, struct str value)
     overlay_put(&txn->overlay, key_view(key), value);
 }
 
+enum err txn_room(const struct txn *txn, struct errctx *ec)
+{
+    if (!txn->overlay.failed)
+        return ERR_OK;
+    /* Far from the bound it is the machine that has no more. */
+    if (overlay_bytes(&txn->overlay) < OVERLAY_BYTES_MAX / 2)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    err_set(ec, ERR_TOO_LARGE, "the statement would write over %zu MiB", OVERLAY_BYTES_MAX >> 20);
+    err_detail(ec, "In a group every member's copy counts.");
+    return ec->code;
+}
+
 void txn_delete(struct txn *txn, const struct key *key)
 {
     overlay_delete(&txn->overlay, key_view(key));
@@ -397,7 +409,9 @@ void txn_put_conversation_record(struct txn *t, uint64_t user_no, struct str con
 enum err txn_conversation_put(struct txn *txn, struct conversation *c, bool announce, struct errctx *ec)
 {
     struct head_entry *entry;
-    enum err e = txn_entry(txn, c->user_no, &entry, ec);
+    enum err e = txn_room(txn, ec);
+    if (e == ERR_OK)
+        e = txn_entry(txn, c->user_no, &entry, ec);
     if (e != ERR_OK)
         return e;
     if (c->conv_no == 0) {

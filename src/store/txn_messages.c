@@ -108,8 +108,10 @@ enum err txn_note_put(struct txn *t, struct put_notes *notes, const struct key *
         notes->at = at;
         notes->cap = cap;
     }
-    if (e == NULL)
-        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    if (e == NULL) { /* it found no room */
+        enum err room = txn_room(t, ec);
+        return room != ERR_OK ? room : err_set(ec, ERR_NO_MEMORY, "out of memory");
+    }
     notes->at[notes->n++] = (size_t)(e - t->overlay.entries);
     return ERR_OK;
 }

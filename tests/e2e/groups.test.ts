@@ -87,6 +87,9 @@ describe("making a group", () => {
     assert.equal((await create("ann", { conversation_id: fresh(), conversation_type: "group", members: ["assistant"] })).status, 400);
     assert.equal((await create("ann", { conversation_type: "group" })).status, 400);
     assert.equal((await create("ann", { conversation_id: fresh(), userId: "ben" })).status, 403);
+    const ai = fresh();
+    assert.deepEqual((await create("ann", { conversation_id: ai, conversation_type: "ai", members: ["ben"] })).body.error, "INVALID_REQUEST");
+    assert.equal((await create("ann", { conversation_id: ai, conversation_type: "ai", members: ["ann"] })).status, 201);
     const other = fresh();
     assert.equal((await create("backend", { conversation_id: other, userId: "ben", members: ["ann"] }, "service")).status, 201);
     assert.deepEqual(await members("ann", other), ["ann:member", "ben:owner"]);
@@ -135,6 +138,17 @@ describe("a message to a group", () => {
     sockets[2].send({ type: "ping", id: "p" });
     assert.equal((await sockets[2].next()).type, "pong");
     for (const ws of sockets) ws.close();
+  });
+
+  it("is refused when its copies would fill the server's memory, which goes on", async () => {
+    const id = await made("ann", ["ben", "cat", "dan", "eve", "ida", "jon", "kim"]);
+    const text = "x".repeat(100000);
+    const values = Array.from({ length: 700 }, () => "($1, $2)").join(", ");
+    const body = (await s.query("ann", `INSERT INTO messages (conversation_id, content) VALUES ${values}`, [id, text])).body;
+    assert.deepEqual([body.error, body.message], ["TOO_LARGE", "the statement would write over 512 MiB"]);
+    assert.deepEqual(await texts("ben", id), []);
+    await s.say("ben", id, "small");
+    assert.deepEqual(await texts("ann", id), ["small"]);
   });
 
   it("is sent once, however often it is tried", async () => {
