@@ -2,12 +2,13 @@
 // exports and backups under way; and the disk, decoded.
 import { test } from "node:test";
 import assert from "node:assert/strict";
-import { createPublicKey, verify } from "node:crypto";
+import { createPublicKey, randomBytes, verify } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { execFileSync, spawnSync } from "node:child_process";
-import { binary, repo, Server, temporaryFolder } from "./harness.ts";
+import { checkManifest, download, untar, upload } from "./archive.ts";
+import { binary, repo, Server } from "./harness.ts";
 
 const quiet = { KALAMDB_CONSOLIDATE_INTERVAL_MS: "0" };
 const erase = (server: Server, user: string, by = "root", role = "admin") =>
@@ -194,5 +195,57 @@ test("names count as content: conversations, keys of retries, titles and metadat
   assert.deepEqual([...new Set(search(server.data, ...texts).map((f) => f.split(": ")[1]))].sort(), texts.sort());
   assert.equal((await erase(server, "alice")).status, 200);
   assert.deepEqual(search(server.data, ...texts), []);
+  await server.destroy();
+});
+
+test("an import whose user is erased meanwhile ends, and brings nobody back", async () => {
+  const server = await Server.start(quiet);
+  for (let k = 0; k < 12; k++)
+    await server.sql("alice", `INSERT INTO messages (conversation_id, content) VALUES ${Array.from({ length: 1000 }, (_, i) => `('c', 'brought-along ${k} ${i}')`).join(",")}`);
+  for (let i = 0; i < 5; i++) await server.say("alice", "c", `${i} brought-along `.repeat(10_000));
+  const archive = await download(server, "alice");
+  let cut = 0;
+  for (let round = 0; round < 4; round++) {
+    const user = `bob ${round}`;
+    const importing = upload(server, user, archive.bytes);
+    const rows = async () => (await server.sql(user, "SELECT count(*) FROM messages")).rows[0][0];
+    while ((await rows()) < 1000 * (1 + 2 * round)) await new Promise((done) => setImmediate(done));
+    assert.equal((await erase(server, user)).status, 200);
+    const answer = await importing;
+    if (answer.status === 409) {
+      cut++;
+      assert.match(answer.body.message, /was erased while the import went on/);
+    } else assert.equal(answer.status, 200, JSON.stringify(answer.body));
+    const left = await server.sql("svc", `SELECT (SELECT count(*) FROM "${user}".messages), (SELECT count(*) FROM "${user}".conversations)`, [], "service");
+    assert.deepEqual(left.rows, [[0, 0]]);
+    const folder = join(server.data, user.replace(" ", "%20"));
+    assert.deepEqual(existsSync(folder) ? readdirSync(folder) : [], []);
+  }
+  assert.ok(cut > 0, "no erasure met an import");
+  await server.destroy();
+});
+
+test("a download under way ends whole, and the erasure waits for it", async () => {
+  const server = await Server.start(quiet);
+  for (let i = 0; i < 30; i++) await server.say("alice", "c", randomBytes(300_000).toString("base64"));
+  const socket = connect(server.port, "127.0.0.1");
+  const chunks: Buffer[] = [];
+  socket.write(`GET /api/v1/export HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer ${server.token("alice")}\r\n\r\n`);
+  await new Promise((done) => socket.once("data", (d) => done(chunks.push(d))));
+  socket.pause();
+  const erasing = erase(server, "alice");
+  while ((await server.request("GET", "/api/v1/export", { token: server.token("alice") })).status !== 401) await new Promise((done) => setTimeout(done, 10));
+  assert.ok(existsSync(join(server.data, "alice"))); // what is read is still there
+  socket.on("data", (d) => chunks.push(d));
+  socket.resume();
+  await new Promise((done) => socket.once("close", done));
+  const bytes = Buffer.concat(chunks);
+  const head = bytes.indexOf("\r\n\r\n");
+  assert.match(bytes.subarray(0, head).toString(), / 200 OK\r\n/);
+  const archive = untar(bytes.subarray(head + 4));
+  checkManifest(archive);
+  assert.equal(archive.manifest.messages, 30);
+  assert.equal((await erasing).status, 200);
+  assert.ok(!existsSync(join(server.data, "alice")));
   await server.destroy();
 });
