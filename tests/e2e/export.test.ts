@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
-import { readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -315,10 +315,18 @@ test("a group comes without its members: to read, not to write", async () => {
 test("SIGKILL in the middle of an import: again brings the rest", async () => {
   const server = await Server.start();
   const rows = 6000;
+  // The last six of each thousand are files.
+  const text = (i: number) => (i % 1000 < 994 ? `row ${i}` : `file ${i} `.repeat(12_000));
   for (let i = 0; i < rows; i += 1000)
-    await server.sql("alice", `INSERT INTO messages (conversation_id, content, client_msg_id) VALUES ${Array.from({ length: 1000 }, (_, k) => `('c${k % 9}', 'row ${i + k}', 'k${i + k}')`).join(",")}`);
+    await server.sql("alice", `INSERT INTO messages (conversation_id, content, client_msg_id) VALUES ${Array.from({ length: 1000 }, (_, k) => `('c${k % 9}', '${text(i + k)}', 'k${i + k}')`).join(",")}`);
   const archive = await download(server, "alice");
   const want = (await server.sql("alice", "SELECT count(*), sum(msg_id), count(DISTINCT client_msg_id) FROM messages")).rows;
+  // As many files as rows that name one, whatever was cut short.
+  const filesAreRows = async (user = "bob") => {
+    const [[named]] = (await server.sql(user, "SELECT count(content_ref) FROM messages")).rows;
+    const folder = join(server.data, user);
+    assert.equal(existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".bin")).length : 0, named);
+  };
   let cut = 0;
   for (let round = 0; round < 4; round++) {
     const importing = upload(server, "bob", archive.bytes).catch(() => undefined);
@@ -334,12 +342,23 @@ test("SIGKILL in the middle of an import: again brings the rest", async () => {
     await importing;
     await server.up();
     assert.deepEqual(readdirSync(join(server.data, ".kalamdb/imports")), []);
+    await filesAreRows();
   }
   assert.ok(cut > 0, "no import was cut short");
-  assert.equal((await upload(server, "bob", archive.bytes)).status, 200);
-  assert.deepEqual((await server.sql("bob", "SELECT count(*), sum(msg_id), count(DISTINCT client_msg_id) FROM messages")).rows, want);
-  assert.deepEqual((await server.sql("bob", "SELECT max(_seq), count(DISTINCT _seq) FROM messages")).rows, [[rows, rows]]);
-  assert.equal((await server.sql("bob", "SELECT sum(total_messages)::bigint FROM conversations")).rows[0][0], rows);
+  // Killed between the files of a commit and the commit.
+  const importing = upload(server, "carol", archive.bytes).catch(() => undefined);
+  while (!existsSync(join(server.data, "carol"))) await new Promise((done) => setImmediate(done));
+  await server.kill();
+  await importing;
+  await server.up();
+  await filesAreRows("carol");
+  assert.equal((await upload(server, "carol", archive.bytes)).status, 200);
+  await filesAreRows("carol");
+  const [[last]] = (await server.sql("carol", "SELECT content_ref FROM messages WHERE content_ref IS NOT NULL ORDER BY msg_id DESC LIMIT 1")).rows;
+  assert.equal(readFileSync(join(server.data, last), "utf8"), text(rows - 1));
+  assert.deepEqual((await server.sql("carol", "SELECT count(*), sum(msg_id), count(DISTINCT client_msg_id) FROM messages")).rows, want);
+  assert.deepEqual((await server.sql("carol", "SELECT max(_seq), count(DISTINCT _seq) FROM messages")).rows, [[rows, rows]]);
+  assert.equal((await server.sql("carol", "SELECT sum(total_messages)::bigint FROM conversations")).rows[0][0], rows);
   await server.destroy();
 });
 
