@@ -269,11 +269,11 @@ static enum err read_target(struct history *h, const struct backfill *b, struct 
         snapshot_close(snap);
         return ERR_OK;
     }
-    bounds.conversation_id = p->conversation_id;
-    buf_str(&sql, STR("SELECT msg_id FROM scan_0 WHERE conversation_id = "));
-    modify_quote(&sql, p->conversation_id);
-    buf_printf(&sql, " AND msg_id BETWEEN %lld AND %lld ORDER BY msg_id", (long long)bounds.id_min,
-        (long long)bounds.id_max);
+    /* Of any conversation: an id that a service supplied may be another message's here. */
+    for (size_t i = 0; i < p->nrows; i++)
+        buf_printf(&sql, "%s%lld", i == 0 ? "SELECT msg_id FROM scan_0 WHERE msg_id IN (" : ",",
+            (long long)p->rows[i][MSG_ID].i);
+    buf_str(&sql, STR(") ORDER BY msg_id"));
     e = run_worker(h, snap, &bounds, &sql, &rows, ec);
     buf_release(&sql);
     snapshot_close(snap);

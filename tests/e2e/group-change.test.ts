@@ -185,6 +185,22 @@ test("a shared history arrives whole, once, across SIGKILL", async () => {
   }
 });
 
+test("a history brings no second message under an id that the joiner has", async () => {
+  for (const cold of [false, true]) {
+    const s = await Server.start({ KALAMDB_HOT_TAIL_ROWS: "0" });
+    await group(s, { history: "shared" });
+    for (const [user, id] of [["dan", "diary"], ["alice", "g"]])
+      await s.sql("backend", `INSERT INTO ${user}.messages (msg_id, conversation_id, "from", content) VALUES (7, $1, 'x', $2)`, [id, `${user}'s`], "service");
+    const last = await s.say("alice", "g", "last");
+    if (cold) await s.consolidate();
+    await s.sql("alice", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('g', 'dan')");
+    const state = async () => (await rows(s, "dan", "SELECT metadata FROM conversation_users WHERE conversation_id = 'g' AND user_id = 'dan'"))[0][0].history.state;
+    for (const end = Date.now() + 10000; (await state()) !== "complete"; ) assert.ok(Date.now() < end);
+    assert.deepEqual(await rows(s, "dan", "SELECT msg_id, content FROM messages ORDER BY 1"), [[7, "dan's"], [last, "last"]], `cold: ${cold}`);
+    await s.destroy();
+  }
+});
+
 test("a message of another conversation under the same id is not a copy", async () => {
   for (const cold of [false, true]) {
     const s = await Server.start({ KALAMDB_HOT_TAIL_ROWS: "0" });
