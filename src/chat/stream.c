@@ -83,9 +83,14 @@ enum err chat_stream_begin_apply(struct chat_stream_begin *b, struct txn *txn, s
 
 enum err chat_stream_append(const struct chat_stream_text *t, struct txn *txn, struct errctx *ec)
 {
-    txn_stream_chunk(txn, t->home, &t->delta);
-    if (!t->group)
+    if (!t->group) { /* its owner may be erased, and nothing may come after what removes the partition */
+        enum err e = txn_partition(txn, t->home, ec);
+        if (e != ERR_OK)
+            return e;
+        txn_stream_chunk(txn, t->home, &t->delta);
         return txn_stream_announce(txn, t->home, &t->delta, ec);
+    }
+    txn_stream_chunk(txn, t->home, &t->delta);
     struct group g = {.group_no = t->home}; /* its list is there even when the group is gone */
     const uint64_t *members;
     size_t n;
@@ -218,19 +223,19 @@ enum err chat_stream_reopen_end(struct txn *txn, int64_t msg_id, struct errctx *
 
 /* ---- erasure ---- */
 
-enum err chat_stream_erase(struct txn *txn, int64_t msg_id, struct errctx *ec)
+enum err chat_stream_erase(struct txn *txn, uint64_t user_no, int64_t msg_id, struct errctx *ec)
 {
     struct stream_record r;
     enum err e = txn_stream(txn, msg_id, &r, ec);
     if (e != ERR_OK)
         return e == ERR_NOT_FOUND ? ERR_OK : e;
-    /* The chunks of an ai conversation are in the partition that goes. */
+    /* What is in the partition that goes needs no end: its chunks go with it. */
     struct chat_stream_close c = {.msg_id = msg_id, .interrupt = true};
-    if (r.state == STREAM_OPEN && r.group)
+    if (r.state == STREAM_OPEN && r.home != user_no)
         e = chat_stream_close_apply(&c, txn, ec);
-    if (e == ERR_OK)
+    if (e == ERR_OK || e == ERR_NOT_FOUND)
         txn_stream_drop(txn, msg_id);
-    return e;
+    return e == ERR_NOT_FOUND ? ERR_OK : e;
 }
 
 /* ---- leaving ---- */

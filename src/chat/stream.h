@@ -39,6 +39,7 @@ struct chat_stream_text {
     bool group;
     struct stream_delta delta;
 };
+/* NOT_FOUND, with nothing written: the owner of that partition is erased. */
 enum err chat_stream_append(const struct chat_stream_text *t, struct txn *txn, struct errctx *ec) CHECKED;
 
 /* End, or interruption. */
@@ -64,9 +65,9 @@ enum err chat_stream_reopen_row(struct value *values, struct arena *arena, struc
 enum err chat_stream_reopen_begin(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
 enum err chat_stream_reopen_end(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
 
-/* Erasure of whoever wrote the message, or of its owner: a group's copies keep what was there, nothing tells
- * whose it was any more. */
-enum err chat_stream_erase(struct txn *txn, int64_t msg_id, struct errctx *ec) CHECKED;
+/* Erasure of whoever wrote the message, or of its owner (whose partition was user_no): copies that others
+ * have keep what was there, nothing tells whose it was any more. */
+enum err chat_stream_erase(struct txn *txn, uint64_t user_no, int64_t msg_id, struct errctx *ec) CHECKED;
 
 /* A user leaves a group: their copies of what is open there stay as they are, for good; what is written in
  * their name is interrupted for all. */

@@ -1,5 +1,6 @@
 /* kalamdb_admin.h: upkeep on a thread of its own, state, metrics. */
 #include "engine/engine.h"
+#include "engine/erase.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -149,6 +150,7 @@ void engine_sweep_after_open(struct kalamdb *db)
 void kalamdb_stop_consolidation(struct kalamdb *db)
 {
     store_stop_consolidation(db->store);
+    erasures_stop_waiting(db);
 }
 
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error)

@@ -1,6 +1,10 @@
 /* Erasure of users, one at a time, on a thread of its own. A request begins an erasure or finds its receipt;
  * what was begun is gone on with until it is done, whoever waits for it: after a failure again in a while,
- * after a crash from open on. */
+ * after a crash from open on.
+ *
+ * Who asked is answered when it is done, so waits through failures too (most often somebody still reads what
+ * is to go): users who erase themselves cannot ask again, their token is void. Not for ever, though: after
+ * WAIT_US the next failure is the answer. */
 #include "engine/erase.h"
 #include "base/log.h"
 #include "chat/chat.h"
@@ -11,14 +15,17 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { RETRY_S = 10 };
+#define RETRY_US INT64_C(10000000)
+#define RETRY_WAITED_FOR_US INT64_C(1000000)
+#define WAIT_US INT64_C(120000000)
 
 struct erase_job {
     struct erase_job *next;
     kalamdb_erased *done; /* NULL: nobody waits */
     void *arg;
     struct erasure go_on; /* user_no 0: to be begun */
-    int64_t not_before_us;
+    bool asked;           /* for, not only found unfinished at open */
+    int64_t asked_us, not_before_us;
     size_t len;
     char user_id[];
 };
@@ -29,6 +36,8 @@ struct erasures {
     bool started; /* db->lock, as all below */
     pthread_cond_t wake;
     struct erase_job *first, **last;
+    bool stopping; /* the store does no upkeep any more */
+    int64_t retry_us, wait_us;
 
     pthread_mutex_t listener_lock; /* held while the listener is called */
     void (*erased)(void *arg, struct kalamdb_str user_id);
@@ -70,7 +79,7 @@ static enum err go_on(struct kalamdb *db, struct erasure *e, struct errctx *ec)
 {
     uint64_t *users = NULL;
     size_t nusers = 0;
-    enum err err = streams_erase(db, e->user_id, ec);
+    enum err err = streams_erase(db, e, ec);
     if (err == ERR_OK)
         err = erase_sent(db, e, &users, &nusers, ec);
     if (err == ERR_OK)
@@ -85,25 +94,23 @@ static enum err go_on(struct kalamdb *db, struct erasure *e, struct errctx *ec)
 
 static enum err run(struct erasures *es, struct erase_job *job, struct erasure *e, struct errctx *ec)
 {
-    struct str id = str_n(job->user_id, job->len);
-    if (job->go_on.user_no != 0) {
-        *e = job->go_on;
-        e->user_id = id;
-        return go_on(es->db, e, ec);
-    }
     for (;;) {
-        enum err err = store_erase_begin(
-            es->db->store, id, (uint8_t)es->db->options.erase_sent, chat_group_leave, e, ec);
+        enum err err = ERR_OK;
+        *e = job->go_on;
+        e->user_id = str_n(job->user_id, job->len);
+        if (e->user_no == 0)
+            err = store_erase_begin(
+                es->db->store, e->user_id, (uint8_t)es->db->options.erase_sent, chat_group_leave, e, ec);
         if (err != ERR_OK || e->finished)
             return err;
-        bool begun = e->begun;
-        job->go_on = *e;
-        if (begun)
+        if (job->go_on.user_no == 0 && e->begun)
             announce(es, e);
+        job->go_on = *e;
+        bool last = e->begun || !job->asked;
         err = go_on(es->db, e, ec);
-        if (err != ERR_OK || begun)
+        if (err != ERR_OK || last)
             return err;
-        job->go_on.user_no = 0; /* an earlier one is done: now the one that was asked for */
+        job->go_on = (struct erasure){0}; /* an earlier one is done: now the one that was asked for */
     }
 }
 
@@ -124,7 +131,7 @@ static struct erase_job *take(struct erasures *es, int64_t *ret_wait_us)
     *ret_wait_us = INT64_MAX;
     for (struct erase_job **link = &es->first; *link != NULL; link = &(*link)->next) {
         struct erase_job *job = *link;
-        if (job->not_before_us <= now) {
+        if (job->not_before_us <= now || (es->stopping && job->done != NULL)) {
             *link = job->next;
             if (*link == NULL)
                 es->last = link;
@@ -150,25 +157,55 @@ static void wait_us(struct erasures *es, int64_t us)
     pthread_cond_timedwait(&es->wake, &es->db->lock, &t);
 }
 
-static void work(struct erasures *es, struct erase_job *job, bool closing)
+/* The answer to somebody for whom it takes too long. */
+static void explain(struct errctx *ec)
+{
+    char why[sizeof ec->message] = "";
+    if (ec->code == ERR_UNAVAILABLE)
+        memcpy(why, ec->message, sizeof why);
+    err_set(ec, ERR_UNAVAILABLE, "the user is erased, but not yet every byte is off the disk%s%s",
+        why[0] != '\0' ? ": " : "", why);
+    err_hint(ec, "The work goes on by itself. An admin who asks again gets the receipt.");
+}
+
+/* After a failure: again in a while. */
+static void put_off(struct erasures *es, struct erase_job *job, struct errctx *ec)
+{
+    int64_t now = os_monotonic_us(es->db->os);
+    pthread_mutex_lock(&es->db->lock);
+    bool over = es->stopping || es->db->closing, late = now - job->asked_us >= es->wait_us;
+    pthread_mutex_unlock(&es->db->lock);
+    if (over)
+        err_set(ec, ERR_UNAVAILABLE, "the server is shutting down: the erasure goes on when it is back");
+    else if (late)
+        explain(ec);
+    if (late || over)
+        answer(job, ERR_UNAVAILABLE, NULL, ec);
+    pthread_mutex_lock(&es->db->lock);
+    job->not_before_us = now + (job->done != NULL ? es->retry_us : RETRY_US);
+    if (es->db->closing)
+        free(job); /* what was begun goes on at the next open */
+    else
+        push(es, job);
+    pthread_mutex_unlock(&es->db->lock);
+}
+
+static void work(struct erasures *es, struct erase_job *job, bool stopping)
 {
     struct errctx ec;
     struct erasure e = {0};
     errctx_clear(&ec);
     enum err err =
-        closing ? err_set(&ec, ERR_UNAVAILABLE, "the database is shutting down") : run(es, job, &e, &ec);
-    if (err != ERR_OK && !closing && ec.code != ERR_NOT_FOUND && ec.code != ERR_UNAVAILABLE)
+        stopping ? err_set(&ec, ERR_UNAVAILABLE, "the server is shutting down") : run(es, job, &e, &ec);
+    if (err != ERR_OK && !stopping && ec.code != ERR_NOT_FOUND && ec.code != ERR_UNAVAILABLE)
         log_event(LOG_WARN, "erasure_interrupted", "s:error", err_wire(err), "s:reason",
             ec.internal[0] != '\0' ? ec.internal : ec.message, NULL);
-    answer(job, err, &e, &ec);
-    pthread_mutex_lock(&es->db->lock);
-    if (err != ERR_OK && job->go_on.user_no != 0 && !es->db->closing) {
-        job->not_before_us = os_monotonic_us(es->db->os) + INT64_C(1000000) * RETRY_S;
-        push(es, job);
-    } else {
-        free(job); /* what was begun goes on at the next open */
+    if (err != ERR_OK && job->go_on.user_no != 0) {
+        put_off(es, job, &ec);
+        return;
     }
-    pthread_mutex_unlock(&es->db->lock);
+    answer(job, err, &e, &ec);
+    free(job);
 }
 
 static void *erasures_main(void *arg)
@@ -176,7 +213,7 @@ static void *erasures_main(void *arg)
     struct erasures *es = arg;
     pthread_mutex_lock(&es->db->lock);
     for (;;) {
-        bool closing = es->db->closing;
+        bool closing = es->db->closing, stopping = closing || es->stopping;
         int64_t us;
         struct erase_job *job = take(es, &us);
         if (job == NULL && closing && es->first != NULL) { /* waiting for another try */
@@ -192,7 +229,7 @@ static void *erasures_main(void *arg)
             continue;
         }
         pthread_mutex_unlock(&es->db->lock);
-        work(es, job, closing);
+        work(es, job, stopping);
         pthread_mutex_lock(&es->db->lock);
     }
     pthread_mutex_unlock(&es->db->lock);
@@ -245,6 +282,8 @@ enum err erasures_open(struct kalamdb *db, struct errctx *ec)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     es->db = db;
     es->last = &es->first;
+    es->retry_us = RETRY_WAITED_FOR_US;
+    es->wait_us = WAIT_US;
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -253,6 +292,25 @@ enum err erasures_open(struct kalamdb *db, struct errctx *ec)
     pthread_mutex_init(&es->listener_lock, NULL);
     db->erasures = es;
     return store_erase_unfinished(db->store, resume, es, ec);
+}
+
+void erasures_stop_waiting(struct kalamdb *db)
+{
+    struct erasures *es = db->erasures;
+    if (es == NULL)
+        return;
+    pthread_mutex_lock(&db->lock);
+    es->stopping = true;
+    pthread_cond_signal(&es->wake);
+    pthread_mutex_unlock(&db->lock);
+}
+
+void erasures_set_waits(struct kalamdb *db, int64_t retry_us, int64_t wait_us)
+{
+    pthread_mutex_lock(&db->lock);
+    db->erasures->retry_us = retry_us;
+    db->erasures->wait_us = wait_us;
+    pthread_mutex_unlock(&db->lock);
 }
 
 void erasures_close(struct kalamdb *db)
@@ -285,6 +343,8 @@ void kalamdb_erase(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_erase
     if (job != NULL) {
         job->done = done;
         job->arg = arg;
+        job->asked = true;
+        job->asked_us = os_monotonic_us(db->os);
         if (submit(db->erasures, job))
             return;
         free(job);

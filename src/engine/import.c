@@ -1,4 +1,5 @@
 #include "engine/import.h"
+#include "store/erase.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -168,7 +169,10 @@ kalamdb_code kalamdb_import_begin(struct kalamdb *db, const struct kalamdb_calle
         return refused(error, &ec, e);
     }
     im->bytes_max = db->options.max_import_bytes;
-    e = store_writable(db->store, &ec);
+    im->erased_us = store_erased_us(db->store, im->transfer.user_id);
+    im->issued_s = caller->issued_s;
+    im->caller = arena_str(&im->arena, engine_str(caller->user_id));
+    e = im->caller.ptr == NULL ? err_internal(&ec, ERR_NO_MEMORY, "import") : store_writable(db->store, &ec);
     if (e == ERR_OK)
         e = note_owner(im, &ec);
     if (e == ERR_OK)

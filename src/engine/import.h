@@ -27,7 +27,10 @@ struct kalamdb_import {
     uint64_t owner_no; /* of who gets it, when it began; 0: there was nobody */
     int fd;            /* the archive, without a name */
     uint64_t bytes, bytes_max;
-    bool failed; /* a write failed: ec says why */
+    bool failed;       /* a write failed: ec says why */
+    int64_t issued_s;  /* of the caller's token */
+    int64_t erased_us; /* store_erased_us of the user when it began */
+    struct str caller; /* in the arena */
 
     struct arena arena;
     struct archive_manifest manifest;

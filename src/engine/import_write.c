@@ -5,6 +5,7 @@
  * A chunk: which of its rows are there (hot by look-up, cold by a worker) → files of the others placed under
  * fresh ids, so that they meet nothing → commit. ERR_RETRY begins the chunk again. */
 #include "engine/import.h"
+#include "store/erase.h"
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -26,6 +27,7 @@ struct chunk {
 
 struct wait_op {
     struct commit_op op;
+    struct kalamdb_import *import;
     struct chat_import *im;
     pthread_mutex_t lock;
     pthread_cond_t cond;
@@ -36,7 +38,11 @@ struct wait_op {
 
 static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
-    return chat_import_apply(((struct wait_op *)op)->im, txn, ec);
+    struct wait_op *w = (struct wait_op *)op;
+    struct kalamdb_import *import = w->import;
+    if (store_erased_us(import->transfer.db->store, import->transfer.user_id) != import->erased_us)
+        return err_set(ec, ERR_CONFLICT, "the user was erased while the import was under way");
+    return chat_import_apply(w->im, txn, ec);
 }
 
 static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
@@ -53,7 +59,12 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
 
 static enum err commit(struct kalamdb_import *import, struct chat_import *im, struct errctx *ec)
 {
-    struct wait_op w = {.op = {.apply = apply, .done = committed, .durability = DURABILITY_SYNC},
+    struct wait_op w = {.op = {.apply = apply,
+                            .done = committed,
+                            .durability = DURABILITY_SYNC,
+                            .author = import->caller,
+                            .author_issued_s = import->issued_s},
+        .import = import,
         .im = im,
         .lock = PTHREAD_MUTEX_INITIALIZER,
         .cond = PTHREAD_COND_INITIALIZER,

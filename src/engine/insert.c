@@ -1,7 +1,7 @@
 #include "engine/insert.h"
-#include "engine/history.h"
 #include "engine/coerce.h"
 #include "engine/copies.h"
+#include "engine/history.h"
 #include "engine/read.h"
 #include "engine/returning.h"
 #include "engine/upload.h"
@@ -131,9 +131,12 @@ static void committed(struct commit_op *op, enum err e, const struct errctx *ec)
 }
 
 /* Records of files first, so that the rows can count on them. */
-static enum err apply_append(struct insert *in, struct txn *txn, struct errctx *ec)
+static enum err apply_append(struct kalamdb_query *q, struct txn *txn, struct errctx *ec)
 {
-    enum err e = spills_put(&in->spills, txn, ec);
+    struct insert *in = q->insert;
+    enum err e = q->upload != NULL ? upload_wanted(q->upload, ec) : ERR_OK;
+    if (e == ERR_OK)
+        e = spills_put(&in->spills, txn, ec);
     if (e == ERR_OK)
         e = chat_append_apply(&in->a, txn, ec);
     return e == ERR_OK ? spills_check_append(&in->spills, &in->a, txn, ec) : e;
@@ -141,8 +144,9 @@ static enum err apply_append(struct insert *in, struct txn *txn, struct errctx *
 
 static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
-    struct insert *in = query_of_op(op)->insert;
-    return in->what == APPENDS   ? apply_append(in, txn, ec)
+    struct kalamdb_query *q = query_of_op(op);
+    struct insert *in = q->insert;
+    return in->what == APPENDS   ? apply_append(q, txn, ec)
            : in->what == CREATES ? chat_create_apply(&in->c, txn, ec)
                                  : chat_members_add_apply(&in->m, txn, ec);
 }

@@ -102,7 +102,8 @@ void streams_close(struct kalamdb *db);
 
 /* Erasure: ends what the user writes, or has written in their conversations, and forgets whose it was.
  * Blocks; any thread but the committer. */
-enum err streams_erase(struct kalamdb *db, struct str user_id, struct errctx *ec) CHECKED;
+struct erasure;
+enum err streams_erase(struct kalamdb *db, const struct erasure *e, struct errctx *ec) CHECKED;
 
 /* ---- with the lock held ---- */
 

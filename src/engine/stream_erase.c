@@ -1,8 +1,9 @@
 #include "engine/stream.h"
+#include "store/erase.h"
 
 struct erase {
     struct commit_op op;
-    struct str user_id;
+    const struct erasure *e;
     struct buf ids; /* of int64_t */
     pthread_mutex_t lock;
     pthread_cond_t finished;
@@ -14,7 +15,11 @@ struct erase {
 static bool collect(void *arg, int64_t msg_id, const struct stream_record *r)
 {
     struct erase *x = arg;
-    if (str_eq(r->owner, x->user_id) || str_eq(r->producer, x->user_id))
+    struct str id = x->e->user_id;
+    /* An ai conversation of that id in another partition is of whoever came back by it. */
+    bool theirs = r->group ? str_eq(r->owner, id) || str_eq(r->producer, id)
+                           : r->home == x->e->user_no || (str_eq(r->producer, id) && !str_eq(r->owner, id));
+    if (theirs)
         buf_append(&x->ids, &msg_id, sizeof msg_id);
     return true;
 }
@@ -26,7 +31,7 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
     for (size_t at = 0; e == ERR_OK && at < x->ids.len; at += sizeof(int64_t)) {
         int64_t id;
         memcpy(&id, x->ids.ptr + at, sizeof id);
-        e = chat_stream_erase(txn, id, ec);
+        e = chat_stream_erase(txn, x->e->user_no, id, ec);
     }
     return e;
 }
@@ -44,10 +49,10 @@ static void done(struct commit_op *op, enum err err, const struct errctx *ec)
 
 /* What is in memory of them goes when its producer next says something, or leaves: their record is not there
  * any more. */
-enum err streams_erase(struct kalamdb *db, struct str user_id, struct errctx *ec)
+enum err streams_erase(struct kalamdb *db, const struct erasure *er, struct errctx *ec)
 {
     struct erase x = {.op = {.apply = apply, .done = done, .durability = DURABILITY_SYNC},
-        .user_id = user_id,
+        .e = er,
         .ids = BUF_INIT(0),
         .lock = PTHREAD_MUTEX_INITIALIZER,
         .finished = PTHREAD_COND_INITIALIZER};

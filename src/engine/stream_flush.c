@@ -76,6 +76,11 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
         st->gone = find_gone(ss, st, txn);
         if (st->gone == NULL)
             e = flush_one(st, txn, ec);
+        if (e == ERR_NOT_FOUND) { /* its owner is erased: the others go on */
+            st->gone = STREAM_DELETED;
+            st->flushing = st->durable;
+            e = ERR_OK;
+        }
         bytes += st->text.len - st->durable;
     }
     for (struct stream *st = ss->flush_first; e != ERR_OK && st != NULL; st = st->flush_next)

@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "chat/rules.h"
 #include "media/media.h"
+#include "store/erase.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,7 +18,8 @@ struct kalamdb_upload {
     struct arena arena;
     struct blob_file *file; /* NULL once the statement has it */
     _Atomic uint64_t bytes;
-    uint64_t stored; /* by the owner's quota when it began */
+    uint64_t stored;   /* by the owner's quota when it began */
+    int64_t erased_us; /* store_erased_us of the owner when it began */
     bool failed;
     struct kalamdb_uploaded answer;
     char ref[BLOB_REF_BYTES_MAX];
@@ -73,6 +75,7 @@ static enum err open_upload(
     u->owner = arena_str(&u->arena, id);
     if (arena_failed(&u->arena))
         return err_internal(ec, ERR_NO_MEMORY, "upload");
+    u->erased_us = store_erased_us(u->db->store, u->owner);
     enum err e = snapshot_open(u->db->store, u->owner, &snap, ec);
     if (e == ERR_OK)
         e = snapshot_quota(snap, &u->stored, ec);
@@ -380,6 +383,13 @@ enum err upload_attach(struct kalamdb_query *q, struct chat_append *a, struct sp
     if (e == ERR_OK || s->n > 0)
         u->file = NULL; /* the statement's */
     return e;
+}
+
+enum err upload_wanted(const struct kalamdb_upload *u, struct errctx *ec)
+{
+    if (store_erased_us(u->db->store, u->owner) != u->erased_us)
+        return err_set(ec, ERR_CONFLICT, "the user was erased while the file was uploaded");
+    return ERR_OK;
 }
 
 void upload_placed(struct kalamdb_upload *u, struct str ref)

@@ -16,6 +16,8 @@ void query_exec_upload(struct kalamdb *db, const struct kalamdb_statement *state
     struct kalamdb_upload *upload, kalamdb_done *done, void *arg);
 /* On a job thread, rows being checked: describes and places the file, and has the row name it. */
 enum err upload_attach(struct kalamdb_query *q, struct chat_append *a, struct spills *s) CHECKED;
+/* On the committer. CONFLICT: the owner was erased since it began. */
+enum err upload_wanted(const struct kalamdb_upload *u, struct errctx *ec) CHECKED;
 /* Where it is, before each commit. */
 void upload_placed(struct kalamdb_upload *u, struct str ref);
 

@@ -171,28 +171,32 @@ static enum err decode_end(const struct backup_list *l, struct str above, struct
     return ok ? ERR_OK : damaged(ec);
 }
 
+/* "word rest": the rest; ptr NULL: another line. */
+static struct str line_of(struct str *text, struct str word)
+{
+    struct str line = take(text, '\n');
+    return str_eq(take(&line, ' '), word) ? line : STR_NULL;
+}
+
 enum err backup_list_decode(struct str text, struct backup_list *l, struct errctx *ec)
 {
     struct str rest = text;
-    int64_t hot = 0;
-    bool ended = false;
-    enum err err = str_eq(take(&rest, '\n'), STR("kalamdb backup 1")) ? ERR_OK : damaged(ec);
-    while (err == ERR_OK && rest.len > 0 && !ended) {
+    int64_t hot;
+    if (text.len == 0 || !str_eq(take(&rest, '\n'), STR("kalamdb backup 1")) ||
+        !time_parse(line_of(&rest, STR("created")), &l->created_us) ||
+        !str_to_i64(line_of(&rest, STR("hot")), &hot) || hot <= 0 || hot > UINT32_MAX)
+        return damaged(ec);
+    l->hot = (uint32_t)hot;
+    while (rest.len > 0) {
         struct str above = str_n(text.ptr, (size_t)(rest.ptr - text.ptr));
         struct str line = take(&rest, '\n'), word = take(&line, ' ');
-        ended = str_eq(word, STR("end"));
-        if (str_eq(word, STR("file")))
-            err = decode_file(l, line, ec);
-        else if (ended)
-            err = decode_end(l, above, line, ec);
-        else if (str_eq(word, STR("created")) ? !time_parse(line, &l->created_us)
-                                              : !str_eq(word, STR("hot")) || !str_to_i64(line, &hot))
-            err = damaged(ec);
+        if (!str_eq(word, STR("file")))
+            return str_eq(word, STR("end")) && rest.len == 0 ? decode_end(l, above, line, ec) : damaged(ec);
+        enum err err = decode_file(l, line, ec);
+        if (err != ERR_OK)
+            return err;
     }
-    if (err == ERR_OK && (!ended || rest.len > 0 || hot <= 0 || hot > UINT32_MAX))
-        err = damaged(ec);
-    l->hot = (uint32_t)hot;
-    return err;
+    return damaged(ec);
 }
 
 /* ---- the directory ---- */

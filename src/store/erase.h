@@ -78,6 +78,10 @@ void store_erase_set_hook(struct store *s, const struct erase_hook *hook);
 
 /* Is a token of this user, issued then (INT64_MIN: it does not say), void because the user was erased? */
 bool store_token_void(struct store *s, struct str user_id, int64_t issued_s);
+/* When the id was last erased; 0: never. Long work (an import, an upload) keeps what it was when it began:
+ * where it is another at the end, the work was asked for before the erasure and must not bring the user back.
+ */
+int64_t store_erased_us(struct store *s, struct str user_id);
 /* How often somebody was erased since open, plus one: a void token shows only after a change. */
 uint64_t store_erasures(struct store *s);
 

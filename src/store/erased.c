@@ -111,6 +111,11 @@ bool store_token_void(struct store *s, struct str user_id, int64_t issued_s)
     return at_us != 0 && issued_s <= at_us / 1000000;
 }
 
+int64_t store_erased_us(struct store *s, struct str user_id)
+{
+    return erased_at(&s->erased, user_id);
+}
+
 uint64_t store_erasures(struct store *s)
 {
     return atomic_load(&s->erased.changes);

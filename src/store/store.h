@@ -165,6 +165,8 @@ int64_t txn_now_us(const struct txn *txn);
 /* The user's number; created (with a fresh feed) when `create`, else NOT_FOUND. */
 enum err txn_user(
     struct txn *txn, struct str user_id, bool create, uint64_t *ret_user_no, struct errctx *ec) CHECKED;
+/* Is that still a user's partition? NOT_FOUND: the user is erased, and nothing may be written there. */
+enum err txn_partition(struct txn *txn, uint64_t user_no, struct errctx *ec) CHECKED;
 /* Begins a new history of the user: another feed name, so that those who follow the old one drop what they
  * hold. */
 enum err txn_feed_renew(struct txn *txn, uint64_t user_no, struct errctx *ec) CHECKED;

@@ -184,6 +184,15 @@ enum err txn_entry(struct txn *t, uint64_t user_no, struct head_entry **ret, str
     return e;
 }
 
+enum err txn_partition(struct txn *txn, uint64_t user_no, struct errctx *ec)
+{
+    struct head_entry *entry;
+    enum err e = load_entry(txn, user_no, &entry, ec);
+    if (e == ERR_OK && entry->head.user_id_len == 0)
+        e = err_set(ec, ERR_NOT_FOUND, "no such user");
+    return e;
+}
+
 enum err txn_head(struct txn *txn, uint64_t user_no, struct head **ret, struct errctx *ec)
 {
     struct head_entry *entry;

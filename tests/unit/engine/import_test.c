@@ -533,6 +533,53 @@ static void refused(void **state)
     engine_close(&e);
 }
 
+static void erased(void *arg, const struct kalamdb_erasure *erasure, const struct kalamdb_error *error)
+{
+    struct waiting *w = arg;
+    (void)erasure;
+    pthread_mutex_lock(&w->lock);
+    w->error = *error;
+    w->finished = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static kalamdb_code await(struct waiting *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while (!w->finished)
+        pthread_cond_wait(&w->cond, &w->lock);
+    w->finished = false;
+    pthread_mutex_unlock(&w->lock);
+    return w->error.code;
+}
+
+/* An import that was asked for before an erasure does not bring the user back; one asked for after it does.
+ */
+static void erased_on_the_way(void **state)
+{
+    (void)state;
+    struct waiting w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    struct kalamdb_import *im;
+    struct kalamdb_error error;
+    struct buf tar = BUF_INIT(0);
+    seed();
+    export_of("alice", &tar);
+    assert_int_equal(kalamdb_import_begin(e.db, &service, ks("alice"), &im, &error), KALAMDB_OK);
+    assert_int_equal(kalamdb_import_write(im, tar.ptr, tar.len, &error), KALAMDB_OK);
+    kalamdb_erase(e.db, ks("alice"), erased, &w);
+    assert_int_equal(await(&w), KALAMDB_OK);
+    kalamdb_import_finish(im, imported, &w);
+    assert_int_equal(await(&w), ERR_CONFLICT);
+    assert_non_null(strstr(w.error.message, "erased while the import"));
+    assert_int_equal(number(&e, "alice", "SELECT count(*) FROM messages"), 0);
+    assert_int_equal(number(&e, "alice", "SELECT count(*) FROM conversations"), 0);
+    assert_int_equal(strncmp(import("alice", buf_view(&tar)), "OK ", 3), 0);
+    assert_true(number(&e, "alice", "SELECT count(*) FROM messages") > 0);
+    buf_release(&tar);
+    engine_close(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -543,6 +590,7 @@ int main(void)
         cmocka_unit_test(crafted_rows),
         cmocka_unit_test(cut_off),
         cmocka_unit_test(refused),
+        cmocka_unit_test(erased_on_the_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
