@@ -31,7 +31,7 @@ struct pins {
     int unlinking;     /* batches of graves that are off the list and not yet unlinked */
     int purge_wait_ms; /* how long one purge waits for readers */
 };
-#define PURGE_WAIT_MS 30000
+#define PURGE_WAIT_MS 45000 /* more than a statement and a slow subscriber may take (query_timeout_ms …) */
 
 void pins_init(struct pins *p, const struct os *os);
 /* No pin may be entered any more: unlinks all graves. */

@@ -230,7 +230,9 @@ static void add_rocksdb(const char *folder)
     rocksdb_close(db);
     rocksdb_options_destroy(options);
     assert_int_equal(deletions, 0);
-    assert_true(shown >= entries); /* some may be in the log alone */
+    /* Some may be in the log alone; hidden are but the catalog's format and state, which the purge's last
+     * mark writes once more. */
+    assert_true(shown + 2 >= entries);
 }
 
 /* After the server is gone; its workers are needed for Parquet, so those are read before. */
