@@ -64,8 +64,8 @@ struct kalamdb_options {
     uint64_t max_media_bytes;      /* of one upload */
     uint64_t max_import_bytes;     /* of one archive */
     uint64_t max_user_media_bytes; /* of all media that a user has uploaded and that is still there; 0: any */
-    const char *media_types;       /* uploads of these types only, by their bytes, comma-separated; NULL: any */
-    size_t max_changed_rows;       /* rows one UPDATE or DELETE may change */
+    const char *media_types; /* uploads of these types only, by their bytes, comma-separated; NULL: any */
+    size_t max_changed_rows; /* rows one UPDATE or DELETE may change */
     uint32_t max_group_members;
     int consolidate_rows;
     int64_t consolidate_interval_ms; /* 0: never by itself */

@@ -41,8 +41,7 @@ void serve_message(struct call *c)
 {
     struct str user = STR_NULL, whose = STR_NULL, self = str_n(c->who->user_id, c->who->user_id_len);
     struct kalamdb_value id = {.type = KALAMDB_BIGINT};
-    struct kalamdb_statement statement = {
-        .caller = principal_caller(c->who), .params = &id, .nparams = 1};
+    struct kalamdb_statement statement = {.caller = principal_caller(c->who), .params = &id, .nparams = 1};
     if (!str_to_i64(route_rest(c->route, c->path), &id.i) || id.i <= 0) {
         answer_error(c, ERR_INVALID_REQUEST, "a message id is a positive integer");
         return;

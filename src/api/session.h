@@ -10,7 +10,6 @@
 
 #include "api/server.h"
 
-#define SIGNALS_KNOWN 32
 enum { WS_CODE_AUTH = 4401, WS_CODE_SLOW = 4408 };
 
 struct session;
@@ -37,8 +36,7 @@ struct session {
     struct subscription *subs, *ready_first, *ready_last;
     uint64_t next_ping_ms, auth_due_ms, timer_ms;
     uint32_t nsubs;
-    uint64_t signals[SIGNALS_KNOWN]; /* sent lately */
-    unsigned next_signal;
+    struct signals_sent *signals;      /* NULL: none was sent yet */
     struct session_producer *producer; /* NULL: nothing was streamed yet */
     double signal_tokens;
     uint64_t signalled_ms;

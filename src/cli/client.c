@@ -99,7 +99,7 @@ enum err client_dial(const char *host, const char *port, int *ret, struct errctx
 static enum err parse_answer(struct str text, int *ret_status, struct buf *ret_body, struct errctx *ec)
 {
     int64_t status = 0;
-    const char *end = text.len > 0 ? memmem(text.ptr, text.len, "\r\n\r\n", 4) : NULL;
+    const char *end = text.ptr != NULL ? memmem(text.ptr, text.len, "\r\n\r\n", 4) : NULL;
     bool ok = end != NULL && text.len > 12 && memcmp(text.ptr, "HTTP/1.1 ", 9) == 0 &&
               str_to_i64(str_n(text.ptr + 9, 3), &status);
     if (!ok)

@@ -30,7 +30,8 @@
     X(INT, max_media_bytes, 52428800, 1, 1099511627776, "one uploaded file")                                 \
     X(INT, max_import_bytes, 10737418240, 1024, 109951162777600, "one imported archive")                     \
     X(LIST, media_types, NULL, 0, 0,                                                                         \
-        "types of uploads that are accepted, by their bytes, comma-separated; image/* for a family; not set: any") \
+        "types of uploads that are accepted, by their bytes, comma-separated; image/* for a family; not "    \
+        "set: any")                                                                                          \
     X(INT, max_user_media_bytes, 10737418240, 0, 1125899906842624,                                           \
         "all media that a user has uploaded and that is still there; 0: any")                                \
     X(INT, max_changed_rows, 1000000, 1, 100000000, "rows one UPDATE or DELETE may change")                  \

@@ -24,6 +24,7 @@ struct head_entry {
     bool dirty;          /* differs from the database */
     uint64_t touched_op; /* the op that already has an undo record of this head */
     struct head head;
+    char user_id[];
 };
 
 struct head_undo {

@@ -42,13 +42,13 @@ enum err head_decode(struct str bytes, struct head *ret)
     h.active_us = read_zigzag(&r);
     struct str feed = read_lstr(&r), user_id = read_lstr(&r);
     if (r.bad || reader_left(&r) != 0 || next_conv_no > UINT32_MAX || feed.len > sizeof h.feed ||
-        user_id.len > sizeof h.user_id)
+        user_id.len > USER_ID_BYTES_MAX)
         return ERR_CORRUPT;
     h.next_conv_no = (uint32_t)next_conv_no;
     h.feed_len = (uint8_t)feed.len;
     h.user_id_len = (uint8_t)user_id.len;
     memcpy(h.feed, feed.ptr, feed.len);
-    memcpy(h.user_id, user_id.ptr, user_id.len);
+    h.user_id = user_id.ptr;
     *ret = h;
     return ERR_OK;
 }

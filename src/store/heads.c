@@ -85,7 +85,7 @@ static void mark_dirty(struct heads *h, struct head_entry *e)
 
 struct head_entry *heads_add(struct heads *h, uint64_t user_no, const struct head *head, bool created)
 {
-    struct head_entry *e = calloc(1, sizeof *e);
+    struct head_entry *e = calloc(1, sizeof *e + head->user_id_len);
     struct head_undo *undo = created && e != NULL ? undo_add(h) : NULL;
     if (e == NULL || (created && undo == NULL)) {
         free(e);
@@ -93,6 +93,8 @@ struct head_entry *heads_add(struct heads *h, uint64_t user_no, const struct hea
     }
     e->user_no = user_no;
     e->head = *head;
+    memcpy(e->user_id, head->user_id, head->user_id_len);
+    e->head.user_id = e->user_id;
     struct head_entry **id = id_bucket(h, head_user_id(head)), **no = no_bucket(h, user_no);
     e->next_by_id = *id;
     *id = e;

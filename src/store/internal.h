@@ -47,7 +47,7 @@ struct head {
     int64_t active_us;      /* last change */
     uint8_t feed_len, user_id_len;
     char feed[FEED_BYTES_MAX];
-    char user_id[USER_ID_BYTES_MAX];
+    const char *user_id; /* borrowed: from the record decoded, or the committer's entry */
 };
 static inline struct str head_user_id(const struct head *h)
 {

@@ -231,7 +231,7 @@ static enum err create_user(struct txn *t, struct str user_id, uint64_t *ret, st
     struct head head = {.next_conv_no = 1, .active_us = t->now_us};
     name_feed(t, &head);
     head.user_id_len = (uint8_t)user_id.len;
-    memcpy(head.user_id, user_id.ptr, user_id.len);
+    head.user_id = user_id.ptr;
     uint64_t user_no = t->catalog.next_user_no;
     if (heads_add(&t->heads, user_no, &head, true) == NULL)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");

@@ -186,6 +186,7 @@ static void look_after(struct consolidator *c, uint64_t user_no)
         failed(c, user_no, &ec);
 }
 
+/* Numbers only: the id goes with the record. */
 static bool read_head(struct store *s, uint64_t user_no, struct head *ret)
 {
     struct key k = key_prefix(user_no, SPACE_HEAD);
@@ -196,6 +197,8 @@ static bool read_head(struct store *s, uint64_t user_no, struct head *ret)
         value = rocksdb_get(s->db, s->read_latest, k.bytes, k.len, &len, &message);
     pthread_rwlock_unlock(&s->db_lock);
     bool ok = value != NULL && head_decode(str_n(value, len), ret) == ERR_OK;
+    if (ok)
+        ret->user_id = NULL;
     rocksdb_free(value);
     rocksdb_free(message); /* an unreadable head is reported by whoever needs it */
     return ok;
