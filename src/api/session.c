@@ -294,33 +294,11 @@ static void send_change(struct session *s, const struct subscription *sub, const
         s->events ? STR("}\n\n") : STR("}"), release_change, ev->change);
 }
 
-#define SIGNALS_KNOWN 32
-struct signals_sent {
-    uint64_t seqs[SIGNALS_KNOWN];
-    unsigned next;
-};
-
-/* The first time that the signal comes to this connection? One that cannot be told from another is lost, as
- * signals may be. */
-static bool signal_is_new(struct session *s, uint64_t seq)
-{
-    if (s->signals == NULL)
-        s->signals = calloc(1, sizeof *s->signals);
-    if (s->signals == NULL)
-        return false;
-    for (int i = 0; i < SIGNALS_KNOWN; i++) {
-        if (s->signals->seqs[i] == seq)
-            return false;
-    }
-    s->signals->seqs[s->signals->next++ % SIGNALS_KNOWN] = seq;
-    return true;
-}
-
 /* Once per connection, however many of its subscriptions see the conversation. */
 static void send_signal(struct session *s, const struct kalamdb_event *ev)
 {
     struct kalamdb_str json = kalamdb_change_json(ev->change);
-    if (json.ptr != NULL && signal_is_new(s, ev->seq)) {
+    if (json.ptr != NULL && session_signal_is_new(s, ev->seq)) {
         struct buf *b = &s->worker->text;
         buf_clear(b);
         if (s->events)

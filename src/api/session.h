@@ -68,6 +68,9 @@ enum err session_subscribe(struct session *s, const struct subscribe_request *r,
 struct subscription *session_find(struct session *s, struct str id_json);
 void session_unsubscribe(struct session *s, struct subscription *sub);
 void session_pump(struct session *s);
+/* The first time that the signal comes to this connection? One that cannot be told from another is lost, as
+ * signals may be. */
+bool session_signal_is_new(struct session *s, uint64_t seq);
 /* A whole message that is no event (pong, error …). */
 void session_send(struct session *s, struct str json);
 void session_set_timer(struct session *s);

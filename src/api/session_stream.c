@@ -120,3 +120,25 @@ bool session_may_signal(struct session *s)
     s->signal_tokens -= 1;
     return true;
 }
+
+/* ---- signals out ---- */
+
+#define SIGNALS_KNOWN 32
+struct signals_sent {
+    uint64_t seqs[SIGNALS_KNOWN];
+    unsigned next;
+};
+
+bool session_signal_is_new(struct session *s, uint64_t seq)
+{
+    if (s->signals == NULL)
+        s->signals = calloc(1, sizeof *s->signals);
+    if (s->signals == NULL)
+        return false;
+    for (int i = 0; i < SIGNALS_KNOWN; i++) {
+        if (s->signals->seqs[i] == seq)
+            return false;
+    }
+    s->signals->seqs[s->signals->next++ % SIGNALS_KNOWN] = seq;
+    return true;
+}
