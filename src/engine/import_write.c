@@ -41,7 +41,7 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
     struct wait_op *w = (struct wait_op *)op;
     struct kalamdb_import *import = w->import;
     if (store_erased_us(import->transfer.db->store, import->transfer.user_id) != import->erased_us)
-        return err_set(ec, ERR_CONFLICT, "the user was erased while the import was under way");
+        return err_set(ec, ERR_CONFLICT, "the user was erased while the import went on");
     return chat_import_apply(w->im, txn, ec);
 }
 
