@@ -38,7 +38,7 @@ async function status(user: string, ref: string, role = "user"): Promise<number>
 async function upload(user: string, bytes: Uint8Array | string, fields: Record<string, string>): Promise<Answer> {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  form.append("file", new Blob([bytes]), "x");
+  form.append("file", new Blob([bytes as BlobPart]), "x");
   const answer = await fetch(`${s.url}/api/v1/media`, { method: "POST", headers: { authorization: `Bearer ${s.token(user)}` }, body: form });
   return { status: answer.status, headers: answer.headers, body: await answer.json() };
 }
@@ -91,7 +91,7 @@ describe("the boundary", () => {
       if (!large) assert.ok(content === text);
       else {
         assert.ok(text.startsWith(content) && Buffer.byteLength(content) <= 1024 && Buffer.byteLength(content) > 1020);
-        assert.ok(readFileSync(join(s.data, ref), "utf8") === text);
+        assert.ok(readFileSync(join(s.data, ref!), "utf8") === text);
       }
     }
     for (const text of ["x".repeat((1 << 20) + 1), "😀".repeat(1 << 18) + "y"]) {

@@ -44,7 +44,7 @@ async function upload(user: string, bytes: Uint8Array, fields: Fields, options: 
   const server = options.server ?? s;
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  form.append("file", new Blob([bytes], { type: "image/png" }), options.name ?? "x.png");
+  form.append("file", new Blob([bytes as BlobPart], { type: "image/png" }), options.name ?? "x.png");
   const response = await fetch(`${server.url}/api/v1/media${options.query ?? ""}`, {
     method: "POST",
     headers: { authorization: `Bearer ${server.token(user, options.role)}` },
