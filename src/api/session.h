@@ -36,11 +36,9 @@ struct session {
     struct subscription *subs, *ready_first, *ready_last;
     uint64_t next_ping_ms, auth_due_ms, timer_ms;
     uint32_t nsubs;
-    struct signals_sent *signals;      /* NULL: none was sent yet */
+    struct session_signals *signals;   /* NULL: there was none yet */
     struct session_producer *producer; /* NULL: nothing was streamed yet */
-    double signal_tokens;
-    uint64_t signalled_ms;
-    bool events; /* Server-Sent Events; else WebSocket */
+    bool events;                       /* Server-Sent Events; else WebSocket */
     bool task_posted, pumping;
 };
 

@@ -104,41 +104,51 @@ void session_stream_pump(struct session *s)
     }
 }
 
-/* A bucket of two seconds' worth. */
-bool session_may_signal(struct session *s)
-{
-    uint64_t now = net_now_ms(s->worker->loop);
-    double rate = (double)s->worker->server->cfg->signals_per_second, most = 2 * rate;
-    if (rate == 0)
-        return false;
-    s->signal_tokens += (double)(now - s->signalled_ms) * rate / 1000;
-    if (s->signalled_ms == 0 || s->signal_tokens > most)
-        s->signal_tokens = most;
-    s->signalled_ms = now;
-    if (s->signal_tokens < 1)
-        return false;
-    s->signal_tokens -= 1;
-    return true;
-}
-
-/* ---- signals out ---- */
+/* ---- signals ---- */
 
 #define SIGNALS_KNOWN 32
-struct signals_sent {
-    uint64_t seqs[SIGNALS_KNOWN];
+struct session_signals {
+    uint64_t sent[SIGNALS_KNOWN]; /* numbers of the last ones */
     unsigned next;
+    double tokens; /* what the client may send yet */
+    uint64_t told_ms;
 };
 
-bool session_signal_is_new(struct session *s, uint64_t seq)
+/* Made with the first signal of either direction: most connections never see one. NULL: out of memory. */
+static struct session_signals *signals_of(struct session *s)
 {
     if (s->signals == NULL)
         s->signals = calloc(1, sizeof *s->signals);
-    if (s->signals == NULL)
+    return s->signals;
+}
+
+/* A bucket of two seconds' worth. */
+bool session_may_signal(struct session *s)
+{
+    struct session_signals *g = signals_of(s);
+    uint64_t now = net_now_ms(s->worker->loop);
+    double rate = (double)s->worker->server->cfg->signals_per_second, most = 2 * rate;
+    if (rate == 0 || g == NULL)
+        return false;
+    g->tokens += (double)(now - g->told_ms) * rate / 1000;
+    if (g->told_ms == 0 || g->tokens > most)
+        g->tokens = most;
+    g->told_ms = now;
+    if (g->tokens < 1)
+        return false;
+    g->tokens -= 1;
+    return true;
+}
+
+bool session_signal_is_new(struct session *s, uint64_t seq)
+{
+    struct session_signals *g = signals_of(s);
+    if (g == NULL)
         return false;
     for (int i = 0; i < SIGNALS_KNOWN; i++) {
-        if (s->signals->seqs[i] == seq)
+        if (g->sent[i] == seq)
             return false;
     }
-    s->signals->seqs[s->signals->next++ % SIGNALS_KNOWN] = seq;
+    g->sent[g->next++ % SIGNALS_KNOWN] = seq;
     return true;
 }
