@@ -196,6 +196,24 @@ void answer_engine_error(struct call *c, const struct kalamdb_error *e)
                        e->internal, kalamdb_code_status(e->code), e->position});
 }
 
+void answer_failure(struct call *c)
+{
+    struct kalamdb_error *e = c->error;
+    c->error = NULL;
+    if (e != NULL)
+        answer_engine_error(c, e);
+    else
+        answer_error(c, ERR_INTERNAL, "internal error");
+    free(e);
+}
+
+void answer_timed(struct call *c)
+{
+    buf_printf(&c->req->body, ",\"executionTimeMs\":%.2f}",
+        ((double)uv_hrtime() / 1e3 - (double)c->req->started_us) / 1e3);
+    answer_json(c, 200);
+}
+
 void answer_error(struct call *c, enum err code, const char *fmt, ...)
 {
     char message[512];

@@ -15,10 +15,8 @@ static void put_count(struct buf *b, const char *name, uint64_t n)
 static void backed_up(struct net_task *task)
 {
     struct call *c = (struct call *)task;
-    struct kalamdb_error *e = c->error;
     const struct kalamdb_backup *k = c->backup;
     struct buf *b = &c->req->body;
-    c->error = NULL;
     if (k != NULL) {
         buf_printf(b, "{\"backup\":%u", k->generation);
         put_count(b, "files", k->files);
@@ -27,15 +25,10 @@ static void backed_up(struct net_task *task)
         put_count(b, "bytesCopied", k->bytes_copied);
         put_count(b, "hotBytes", k->hot_bytes);
         put_count(b, "removed", k->removed);
-        buf_printf(
-            b, ",\"executionTimeMs\":%.2f}", ((double)uv_hrtime() / 1e3 - (double)c->req->started_us) / 1e3);
-        answer_json(c, 200);
-    } else if (e != NULL) {
-        answer_engine_error(c, e);
+        answer_timed(c);
     } else {
-        answer_error(c, ERR_INTERNAL, "internal error");
+        answer_failure(c);
     }
-    free(e);
 }
 
 /* On a thread of the engine. */

@@ -159,13 +159,7 @@ static void complete(struct call *c)
         answer_json(c, 201);
         return;
     }
-    struct kalamdb_error *e = c->error;
-    c->error = NULL;
-    if (e != NULL)
-        answer_engine_error(c, e);
-    else
-        answer_error(c, ERR_INTERNAL, "internal error");
-    free(e);
+    answer_failure(c);
 }
 
 /* The one member of an ai conversation may be named, others not. */

@@ -86,15 +86,10 @@ static void answer_receipt(struct call *c)
 static void erased(struct net_task *task)
 {
     struct call *c = (struct call *)task;
-    struct kalamdb_error *e = c->error;
-    c->error = NULL;
     if (c->erased != NULL)
         answer_receipt(c);
-    else if (e != NULL)
-        answer_engine_error(c, e);
     else
-        answer_error(c, ERR_INTERNAL, "internal error");
-    free(e);
+        answer_failure(c);
 }
 
 /* On a thread of the engine. */

@@ -5,20 +5,15 @@
 static void finish(struct net_task *task)
 {
     struct call *c = (struct call *)task;
-    struct kalamdb_error *e = c->error;
-    c->error = NULL;
     if (c->result != NULL && kalamdb_result_rows_affected(c->result) == 0) {
         answer_error(c, ERR_NOT_FOUND, "no such message");
     } else if (c->result != NULL) {
         buf_printf(
             &c->req->body, "{\"rowsAffected\":%lld}", (long long)kalamdb_result_rows_affected(c->result));
         answer_json(c, 200);
-    } else if (e != NULL) {
-        answer_engine_error(c, e);
     } else {
-        answer_error(c, ERR_INTERNAL, "internal error");
+        answer_failure(c);
     }
-    free(e);
 }
 
 /* `DELETE FROM "user".messages WHERE msg_id = $1` */

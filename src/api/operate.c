@@ -45,18 +45,12 @@ void serve_readyz(struct call *c)
 static void consolidated(struct net_task *task)
 {
     struct call *c = (struct call *)task;
-    struct kalamdb_error *e = c->error;
-    c->error = NULL;
     if (!c->failed) {
-        buf_printf(&c->req->body, "{\"status\":\"ok\",\"executionTimeMs\":%.2f}",
-            ((double)uv_hrtime() / 1e3 - (double)c->req->started_us) / 1e3);
-        answer_json(c, 200);
-    } else if (e != NULL) {
-        answer_engine_error(c, e);
+        buf_str(&c->req->body, STR("{\"status\":\"ok\""));
+        answer_timed(c);
     } else {
-        answer_error(c, ERR_INTERNAL, "internal error");
+        answer_failure(c);
     }
-    free(e);
 }
 
 /* Optional {"user": "…"}. NULL, or what is wrong. */
@@ -108,9 +102,7 @@ void serve_consolidate(struct call *c)
 static void swept(struct net_task *task)
 {
     struct call *c = (struct call *)task;
-    struct kalamdb_error *e = c->error;
     struct buf *b = &c->req->body;
-    c->error = NULL;
     if (!c->failed) {
         const struct kalamdb_sweep_counts *n = &c->swept;
         const struct {
@@ -125,15 +117,10 @@ static void swept(struct net_task *task)
             json_key(b, counts[i].name);
             json_i64(b, (int64_t)counts[i].value);
         }
-        buf_printf(
-            b, ",\"executionTimeMs\":%.2f}", ((double)uv_hrtime() / 1e3 - (double)c->req->started_us) / 1e3);
-        answer_json(c, 200);
-    } else if (e != NULL) {
-        answer_engine_error(c, e);
+        answer_timed(c);
     } else {
-        answer_error(c, ERR_INTERNAL, "internal error");
+        answer_failure(c);
     }
-    free(e);
 }
 
 static void sweep_done(

@@ -165,13 +165,7 @@ static void complete(struct call *c)
         answer_json(c, 200);
         return;
     }
-    struct kalamdb_error *e = c->error;
-    c->error = NULL;
-    if (e != NULL)
-        answer_engine_error(c, e);
-    else
-        answer_error(c, ERR_INTERNAL, "internal error");
-    free(e);
+    answer_failure(c);
 }
 
 static void finish(struct net_task *task)

@@ -178,6 +178,10 @@ void answer_json(struct call *c, int status); /* req->body is the JSON */
 void answer_error(struct call *c, enum err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void answer_errctx(struct call *c, const struct errctx *ec);
 void answer_engine_error(struct call *c, const struct kalamdb_error *e);
+/* What call_done kept of the engine's error; INTERNAL when memory ran out for that. */
+void answer_failure(struct call *c);
+/* 200 with req->body, an object that is still open, and the time that the call took. */
+void answer_timed(struct call *c);
 /* Bytes of a file, which is closed after; see net_respond_file. */
 void answer_file(struct call *c, int status, struct str content_type, struct str headers, int fd,
     uint64_t offset, uint64_t length);

@@ -223,15 +223,10 @@ enum err snapshot_place(
     struct snapshot *snap, struct str conversation_id, struct conversation_place *ret, struct errctx *ec)
 {
     struct conversation_record record;
-    struct row_meta meta;
     struct value values[CONV_NCOLUMNS];
-    enum err e = snapshot_conversation_record(snap, conversation_id, &record, ec);
+    enum err e = snapshot_conversation_live(snap, conversation_id, &record, values, ec);
     if (e != ERR_OK)
         return e;
-    if (row_decode(record.row, &schema_conversations, &meta, values) != ERR_OK)
-        return err_internal(ec, ERR_CORRUPT, "a conversation row is damaged");
-    if ((meta.flags & ROW_TOMBSTONE) != 0)
-        return no_conversation(ec);
     struct conversation_place place = {.conv_no = record.conv_no, .present = true};
     if (conversation_is_group(values)) {
         place.present = false;

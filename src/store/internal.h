@@ -202,6 +202,9 @@ enum err snapshot_get(
 /* The record of a conversation (also of a deleted one), borrowed from the snapshot's arena. */
 enum err snapshot_conversation_record(struct snapshot *snap, struct str conversation_id,
     struct conversation_record *ret, struct errctx *ec) CHECKED;
+/* The record with its row decoded, of one that is not deleted. NOT_FOUND. */
+enum err snapshot_conversation_live(struct snapshot *snap, struct str conversation_id,
+    struct conversation_record *ret, struct value *ret_values, struct errctx *ec) CHECKED;
 /* The moment of another snapshot, which stays open for longer; by id, or by number when that is not 0. */
 enum err snapshot_open_at(const struct snapshot *within, struct str user_id, uint64_t user_no,
     struct snapshot **ret, struct errctx *ec) CHECKED;

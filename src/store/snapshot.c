@@ -360,8 +360,8 @@ int64_t snapshot_conversation_floor(struct snapshot *snap, struct str conversati
     return record.hot_floor < user_floor ? record.hot_floor : user_floor;
 }
 
-enum err snapshot_conversation(
-    struct snapshot *snap, struct str conversation_id, struct value *ret_values, struct errctx *ec)
+enum err snapshot_conversation_live(struct snapshot *snap, struct str conversation_id,
+    struct conversation_record *ret, struct value *ret_values, struct errctx *ec)
 {
     struct conversation_record record;
     struct row_meta meta;
@@ -373,8 +373,16 @@ enum err snapshot_conversation(
         return err_internal(ec, ERR_CORRUPT, "a conversation row is damaged");
     if ((meta.flags & ROW_TOMBSTONE) != 0)
         return err_set(ec, ERR_NOT_FOUND, "no such conversation");
+    *ret = record;
     memcpy(ret_values, values, sizeof values);
     return ERR_OK;
+}
+
+enum err snapshot_conversation(
+    struct snapshot *snap, struct str conversation_id, struct value *ret_values, struct errctx *ec)
+{
+    struct conversation_record record;
+    return snapshot_conversation_live(snap, conversation_id, &record, ret_values, ec);
 }
 
 /* With the text so far, in the snapshot's arena. */
