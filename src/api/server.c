@@ -266,6 +266,13 @@ static void on_aborted(void *arg, struct net_request *req)
         kalamdb_stop_consolidation(s->db);
 }
 
+/* SIGHUP: what is read from files while running is read again. Whoever reads files adds it here. */
+static void on_reload(void *arg)
+{
+    (void)arg;
+    log_event(LOG_INFO, "reload", NULL);
+}
+
 /* ---- workers
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -341,6 +348,7 @@ static const struct net_handler *handler_of(struct server *s)
         .request = on_request,
         .failed = on_failed,
         .aborted = on_aborted,
+        .reload = on_reload,
         .loop_start = on_loop_start,
         .loop_stop = on_loop_stop};
     s->handler = functions;

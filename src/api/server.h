@@ -88,7 +88,7 @@ void principal_unref(struct principal *p); /* NULL allowed */
 /* ---- the server
  * --------------------------------------------------------------------------------------------------- */
 
-#define STATUS_COUNT 27
+#define STATUS_COUNT 28
 struct route_counters {
     _Atomic uint64_t by_status[STATUS_COUNT];
     struct hist latency;

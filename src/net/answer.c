@@ -6,9 +6,9 @@
 
 #define COPY_BYTES_MAX 16384
 
-static bool has_cache_control(struct str headers)
+/* Is there a line of that name (lower case, with its colon)? */
+static bool has_header(struct str headers, struct str name)
 {
-    static const struct str name = {"cache-control:", 14};
     for (size_t at = 0; at < headers.len;) {
         struct str line = str_n(headers.ptr + at, headers.len - at);
         if (line.len >= name.len && str_ieq(str_n(line.ptr, name.len), name))
@@ -39,8 +39,13 @@ void request_head(struct net_request *r, struct buf *head, int status, struct st
         buf_str(head, STR("\r\nTransfer-Encoding: chunked"));
     }
     buf_str(head, STR("\r\nX-Content-Type-Options: nosniff\r\n"));
-    if (!has_cache_control(headers))
+    if (!has_header(headers, STR("cache-control:")))
         buf_str(head, STR("Cache-Control: no-store\r\n"));
+    if (!has_header(headers, STR("referrer-policy:")))
+        buf_str(head, STR("Referrer-Policy: no-referrer\r\n"));
+    /* Nothing that is answered here is a page: it loads nothing and is shown in no frame. */
+    if (!has_header(headers, STR("content-security-policy:")))
+        buf_str(head, STR("Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"));
     buf_str(head, headers);
     if (r->close_after)
         buf_str(head, STR("Connection: close\r\n"));

@@ -78,7 +78,7 @@ struct net_loop {
     uv_async_t async;
     uv_timer_t timer;
     uv_tcp_t listener;
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sighup;
     _Atomic(struct net_task *) queue;
     struct wheel wheel;
     struct net_conn *conns, *dirty;

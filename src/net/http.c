@@ -163,6 +163,10 @@ static int check_headers(struct http_parser *p, struct http_message *m)
             if (!str_ieq(value, STR("chunked")))
                 return fail(p, HTTP_NOT_IMPLEMENTED, "transfer codings other than chunked are not accepted");
             coded = true;
+        } else if (name.len == 16 && str_ieq(name, STR("content-encoding"))) {
+            /* Nothing is unpacked here, so no few bytes can become many. */
+            if (value.len > 0 && !str_ieq(value, STR("identity")))
+                return fail(p, HTTP_UNSUPPORTED_MEDIA, "send the body without a Content-Encoding");
         } else if (name.len == 6 && str_ieq(name, STR("expect"))) {
             if (!str_ieq(value, STR("100-continue")))
                 return fail(p, HTTP_EXPECTATION_FAILED, "unknown expectation");
@@ -214,12 +218,31 @@ bool http_parser_body(struct http_parser *p, uint64_t max_bytes, bool hand_out)
     return true;
 }
 
+/* Chunked: what came since the last byte of the body is framing. llhttp takes extensions and trailers of any
+ * length; without this a request could be sent for ever without bringing anything. */
+static bool framing_fits(struct http_parser *p, const char *to)
+{
+    if (p->framed_to == NULL || (p->ll.flags & F_CHUNKED) == 0)
+        return true;
+    size_t n = (size_t)(to - p->framed_to);
+    p->framed_to = to;
+    if (n > HTTP_FRAMING_BYTES_MAX - p->framing_bytes)
+        return false;
+    p->framing_bytes += (uint32_t)n;
+    return true;
+}
+
 static int on_body(llhttp_t *ll, const char *at, size_t n)
 {
     struct http_parser *p = parser_of(ll);
     struct http_message *m = p->message;
     if (n == 0) /* fed with nothing in the middle of a span */
         return 0;
+    if (!framing_fits(p, at))
+        return fail(p, HTTP_HEAD_TOO_LARGE, "chunk extensions are too large");
+    p->framing_bytes = 0;
+    if (p->framed_to != NULL)
+        p->framed_to = at + n;
     if (n > p->body_max - p->body_bytes)
         return fail(p, HTTP_BODY_TOO_LARGE, "request body is too large");
     p->body_bytes += n;
@@ -306,6 +329,8 @@ static const char *look_at_lines(struct http_parser *p, const char *data, size_t
             p->head_seen = p->lines > 0; /* blank lines before a request are allowed */
         p->line_bytes = 0;
         i = end + 1;
+        if (p->head_seen)
+            p->framed_to = data + i;
     }
     return NULL;
 }
@@ -315,26 +340,34 @@ enum http_progress http_parser_feed(struct http_parser *p, const char *data, siz
     *ret_used = n;
     if (p->failure != HTTP_OK)
         return HTTP_FAILED;
+    p->framed_to = p->head_seen ? data : NULL;
     const char *bad_line = look_at_lines(p, data, n);
     if (bad_line != NULL) {
         fail(p, HTTP_BAD_REQUEST, bad_line);
         return HTTP_FAILED;
     }
     llhttp_errno_t e = llhttp_execute(&p->ll, data, n);
-    if (e == HPE_OK)
+    if (e == HPE_OK && framing_fits(p, data + n))
         return HTTP_MORE;
     if (p->failure == HTTP_OK && (e == HPE_PAUSED || e == HPE_PAUSED_UPGRADE)) {
         const char *at = llhttp_get_error_pos(&p->ll);
         *ret_used = at != NULL && at >= data && at <= data + n ? (size_t)(at - data) : n;
+        if (p->stopped == HTTP_MESSAGE && !framing_fits(p, data + *ret_used)) {
+            fail(p, HTTP_HEAD_TOO_LARGE, "trailers are too large");
+            return HTTP_FAILED;
+        }
         if (e == HPE_PAUSED)
             llhttp_resume(&p->ll);
         if (p->stopped == HTTP_MESSAGE) {
             p->begun = p->head_seen = false;
+            p->framing_bytes = 0;
             p->line_bytes = p->lines = 0;
             p->span = SPAN_NONE;
         }
         return p->stopped;
     }
+    if (e == HPE_OK)
+        fail(p, HTTP_HEAD_TOO_LARGE, "chunk extensions or trailers are too large");
     bool version = e == HPE_INVALID_VERSION || e == HPE_PAUSED_H2_UPGRADE;
     fail(p, version ? HTTP_VERSION_UNSUPPORTED : HTTP_BAD_REQUEST, error_text(e));
     return HTTP_FAILED;
@@ -373,6 +406,8 @@ const char *http_reason(int status)
         return "Content Too Large";
     case 414:
         return "URI Too Long";
+    case 415:
+        return "Unsupported Media Type";
     case 416:
         return "Range Not Satisfiable";
     case 417:

@@ -1,6 +1,7 @@
 /* HTTP/1.x requests out of bytes, sans-I/O, on llhttp in strict mode. What llhttp lets pass and a careful
  * server should not (RFC 9112: no Host, two Hosts, codings other than chunked, Transfer-Encoding in HTTP/1.0,
- * folded lines) is refused here. One thread at a time. */
+ * folded lines, coded bodies, endless chunk extensions and trailers) is refused here. One thread at a time.
+ */
 #ifndef KALAMDB_NET_HTTP_H
 #define KALAMDB_NET_HTTP_H
 
@@ -8,7 +9,8 @@
 #include <llhttp.h>
 
 #define HTTP_HEADERS_MAX 64
-#define HTTP_HEAD_BYTES_MAX 16384 /* target and header names and values together */
+#define HTTP_HEAD_BYTES_MAX 16384   /* target and header names and values together */
+#define HTTP_FRAMING_BYTES_MAX 4096 /* around one chunk's data: its size line, extensions, trailers */
 
 enum http_failure {
     HTTP_OK = 0,
@@ -16,6 +18,7 @@ enum http_failure {
     HTTP_TIMED_OUT = 408,
     HTTP_BODY_TOO_LARGE = 413,
     HTTP_URI_TOO_LONG = 414,
+    HTTP_UNSUPPORTED_MEDIA = 415,
     HTTP_EXPECTATION_FAILED = 417,
     HTTP_HEAD_TOO_LARGE = 431,
     HTTP_NOT_IMPLEMENTED = 501,
@@ -82,6 +85,9 @@ struct http_parser {
     uint32_t line_bytes, lines;
     char last_byte;
     bool head_seen;
+    /* chunked: bytes since the last one of a body, up to `framed_to` of those fed */
+    uint32_t framing_bytes;
+    const char *framed_to;
 };
 
 void http_parser_init(struct http_parser *p, size_t max_body_bytes);

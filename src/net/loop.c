@@ -213,6 +213,16 @@ static void on_signal(uv_signal_t *s, int number)
     net_stop(((struct net_loop *)s->loop->data)->net);
 }
 
+static void on_hangup(uv_signal_t *s, int number)
+{
+    (void)number;
+    struct net_loop *loop = s->loop->data;
+    const struct net_handler *h = loop->net->handler;
+    if (h->reload != NULL)
+        h->reload(h->arg);
+    conn_flush_dirty(loop);
+}
+
 void net_stop(struct net *n)
 {
     atomic_fetch_add(&n->stops, 1);
@@ -245,6 +255,7 @@ static enum err loop_init(struct net *n, struct net_loop *loop, int fd, struct e
         (rc = uv_timer_start(&loop->timer, on_timer, WHEEL_TICK_MS, WHEEL_TICK_MS)) != 0 ||
         (rc = uv_signal_init(&loop->uv, &loop->sigterm)) != 0 ||
         (rc = uv_signal_init(&loop->uv, &loop->sigint)) != 0 ||
+        (rc = uv_signal_init(&loop->uv, &loop->sighup)) != 0 ||
         (rc = uv_tcp_init(&loop->uv, &loop->listener)) != 0)
         goto failed;
     loop->timer_on = true;
@@ -364,7 +375,8 @@ enum err net_run(struct net *n, bool signals, struct errctx *ec)
             return err_set(ec, ERR_NO_MEMORY, "out of memory");
     }
     if (signals && ((rc = uv_signal_start(&n->loops[0].sigterm, on_signal, SIGTERM)) != 0 ||
-                       (rc = uv_signal_start(&n->loops[0].sigint, on_signal, SIGINT)) != 0))
+                       (rc = uv_signal_start(&n->loops[0].sigint, on_signal, SIGINT)) != 0 ||
+                       (rc = uv_signal_start(&n->loops[0].sighup, on_hangup, SIGHUP)) != 0))
         return err_internal(ec, ERR_INTERNAL, "signals: %s", uv_strerror(rc));
     for (; started < n->nloops && rc == 0; started++)
         rc = uv_thread_create(&n->loops[started].thread, serve, &n->loops[started]);

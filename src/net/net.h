@@ -65,6 +65,8 @@ struct net_handler {
     void (*failed)(void *arg, struct net_request *req, enum http_failure failure, const char *why);
     /* The client went away before the answer. */
     void (*aborted)(void *arg, struct net_request *req);
+    /* SIGHUP came (net_run with `signals`). On the first loop's thread; NULL: the signal is ignored. */
+    void (*reload)(void *arg);
     /* For each loop, on the caller's thread: in net_run before it serves, in net_close. Kept for
      * net_loop_user; NULL: out of memory. */
     void *(*loop_start)(void *arg, struct net_loop *loop);
@@ -190,7 +192,7 @@ struct net_stats {
 enum err net_open(const struct net_options *options, const struct net_handler *handler, struct net **ret,
     struct errctx *ec) CHECKED;
 int net_port(const struct net *n);
-/* Serves until net_stop; with `signals`, SIGTERM and SIGINT stop it too. */
+/* Serves until net_stop; with `signals`, SIGTERM and SIGINT stop it too, and SIGHUP is handler->reload. */
 enum err net_run(struct net *n, bool signals, struct errctx *ec) CHECKED;
 void net_stop(struct net *n); /* any thread; a second call ends at once */
 bool net_stopping(const struct net *n);

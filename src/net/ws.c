@@ -173,7 +173,10 @@ static enum ws_event_kind frame_begin(struct ws_decoder *d, const uint8_t *h, st
     d->payload_left = (uint32_t)len;
     d->mask_pos = 0;
     memcpy(d->mask, mask, 4);
+    if (op == WS_OP_CONT && ++d->fragments > WS_FRAGMENTS_MAX)
+        return broken(d, ret, WS_TOO_BIG, "message has too many fragments");
     if (op == WS_OP_TEXT) {
+        d->fragments = 1;
         d->message_open = true;
         d->utf8 = (struct utf8_state){0};
     }

@@ -50,11 +50,14 @@ struct utf8_state {
 };
 bool utf8_feed(struct utf8_state *u, struct str bytes);
 
+#define WS_FRAGMENTS_MAX 4096 /* frames of one message: many tiny ones carry nothing and cost much */
+
 struct ws_partial;
 struct ws_decoder {
     struct ws_partial *partial;
     uint32_t max_message_bytes;
     uint32_t payload_left; /* of the frame under way */
+    uint32_t fragments;    /* of the open message, so far */
     uint8_t mask[4];
     uint8_t mask_pos;
     uint8_t frame_op; /* of the frame under way */

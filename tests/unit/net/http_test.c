@@ -211,6 +211,47 @@ static void limits(void **state)
     buf_release(&log);
 }
 
+/* n bytes of extension at the first of two chunks, or of a trailer. */
+static void framed(size_t n, bool trailer, const char *want)
+{
+    struct buf in = {0}, log = {0};
+    buf_printf(&in, "POST / HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n1%s", trailer ? "" : ";");
+    for (size_t i = 0; i < n && !trailer; i++)
+        buf_u8(&in, 'e');
+    buf_printf(&in, "\r\na\r\n1\r\nb\r\n0\r\n%s", trailer ? "T: " : "");
+    for (size_t i = 0; i < n && trailer; i++)
+        buf_u8(&in, 't');
+    buf_printf(&in, "%s\r\n", trailer ? "\r\n" : "");
+    for (int mode = PLAIN; mode < MODES; mode++) {
+        for (size_t piece = 1; piece < 2 * in.len; piece = piece * 3 + 1) {
+            run(in.ptr, in.len, piece, 100, (enum mode)mode, &log);
+            assert_string_equal(log.ptr, want);
+        }
+    }
+    buf_release(&in);
+    buf_release(&log);
+}
+
+static void framing(void **state)
+{
+    (void)state;
+    /* what stands around: "1;" and CR LF; CR LF "0" CR LF, "T: ", CR LF CR LF */
+    framed(HTTP_FRAMING_BYTES_MAX - 4, false, "POST / keep [ab];");
+    framed(HTTP_FRAMING_BYTES_MAX - 3, false, "!431");
+    framed(HTTP_FRAMING_BYTES_MAX - 12, true, "POST / keep [ab];");
+    framed(HTTP_FRAMING_BYTES_MAX - 11, true, "!431");
+    framed(1000000, false, "!431");
+}
+
+static void coded_bodies(void **state)
+{
+    (void)state;
+    expect("POST / HTTP/1.1\r\n" HOST "Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", "!415");
+    expect("POST / HTTP/1.1\r\n" HOST "Content-Encoding: identity, br\r\nContent-Length: 1\r\n\r\nx", "!415");
+    expect("POST / HTTP/1.1\r\n" HOST "Content-Encoding: identity\r\nContent-Length: 1\r\n\r\nx",
+        "POST / keep [x];");
+}
+
 static void dates(void **state)
 {
     (void)state;
@@ -222,6 +263,7 @@ static void dates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(whole_requests), cmocka_unit_test(upgrades),
-        cmocka_unit_test(smuggling_shapes), cmocka_unit_test(limits), cmocka_unit_test(dates)};
+        cmocka_unit_test(smuggling_shapes), cmocka_unit_test(limits), cmocka_unit_test(framing),
+        cmocka_unit_test(coded_bodies), cmocka_unit_test(dates)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,6 +116,27 @@ static void lengths(void **state)
     expect(&h, "B1009");
 }
 
+/* One byte, then empty frames: they bring nothing, so the message's size never ends them. */
+static void fragments(void **state)
+{
+    (void)state;
+    for (size_t n = WS_FRAGMENTS_MAX; n <= WS_FRAGMENTS_MAX + 1; n++) {
+        uint8_t *in = malloc(7 + 6 * n);
+        static const uint8_t first[] = {0x01, 0x81, 0, 0, 0, 0, 'a'}, more[] = {0x00, 0x80, 0, 0, 0, 0};
+        struct buf log = {0};
+        memcpy(in, first, 7);
+        for (size_t i = 1; i < n; i++)
+            memcpy(in + 7 + 6 * (i - 1), more, 6);
+        in[7 + 6 * (n - 2)] = 0x80; /* the last one */
+        for (size_t cut = 1; cut < 7 + 6 * (n - 1); cut = cut * 5 + 1) {
+            run(in, 7 + 6 * (n - 1), cut, 1000, &log);
+            assert_string_equal(log.ptr, n > WS_FRAGMENTS_MAX ? "B1009" : "T(a)");
+        }
+        free(in);
+        buf_release(&log);
+    }
+}
+
 static void close_frames(void **state)
 {
     (void)state;
@@ -246,7 +267,7 @@ static void keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(good_frames_at_every_cut), cmocka_unit_test(lengths),
-        cmocka_unit_test(close_frames), cmocka_unit_test(bad_frames),
+        cmocka_unit_test(fragments), cmocka_unit_test(close_frames), cmocka_unit_test(bad_frames),
         cmocka_unit_test(nothing_after_a_bad_frame), cmocka_unit_test(utf8_table), cmocka_unit_test(encoding),
         cmocka_unit_test(keys)};
     return cmocka_run_group_tests(tests, NULL, NULL);
