@@ -1,24 +1,11 @@
 #include "auth/jwt.h"
 #include "base/json.h"
 #include <jansson.h>
-#include <openssl/crypto.h>
-#include <openssl/hmac.h>
-
-#define TOKEN_BYTES_MAX 8192
-
-bool hmac_sha256(struct str key, struct str text, unsigned char ret[32])
-{
-    unsigned int n = 32;
-    return key.len <= INT32_MAX &&
-           HMAC(EVP_sha256(), key.ptr, (int)key.len, (const unsigned char *)text.ptr, text.len, ret, &n) !=
-               NULL &&
-           n == 32;
-}
 
 /* One base64url part as a JSON object without duplicate names; NULL when it is none. */
 static json_t *part_object(struct str text)
 {
-    struct buf b = BUF_INIT(TOKEN_BYTES_MAX);
+    struct buf b = BUF_INIT(JWT_BYTES_MAX);
     json_t *o = NULL;
     if (base64url_decode(&b, text)) {
         o = json_loadb(b.ptr != NULL ? b.ptr : "", b.len, JSON_REJECT_DUPLICATES, NULL);
@@ -36,17 +23,43 @@ static struct str json_text(const json_t *v)
     return json_is_string(v) ? str_n(json_string_value(v), json_string_length(v)) : STR_NULL;
 }
 
-/* RFC 8725 3.1, 3.11: the algorithm is ours, not the token's; a `typ`, where there is one, says JWT; nothing
- * in `crit` is understood here, so a token that asks for it is refused (RFC 7515 4.1.11). */
-static bool header_ok(struct str text)
+static enum jwt_alg alg_named(struct str name)
 {
-    json_t *h = part_object(text);
-    const json_t *typ = json_object_get(h, "typ");
-    bool ok = h != NULL && str_eq(json_text(json_object_get(h, "alg")), STR("HS256")) &&
-              json_object_get(h, "crit") == NULL && json_object_get(h, "b64") == NULL &&
-              (typ == NULL || str_ieq(json_text(typ), STR("JWT")));
-    json_decref(h);
-    return ok;
+    static const struct {
+        struct str name;
+        enum jwt_alg alg;
+    } algs[] = {{{"HS256", 5}, ALG_HS256}, {{"RS256", 5}, ALG_RS256}, {{"ES256", 5}, ALG_ES256},
+        {{"EdDSA", 5}, ALG_EDDSA}, {{"Ed25519", 7}, ALG_EDDSA}}; /* the last: RFC 9864 */
+    for (size_t i = 0; i < sizeof algs / sizeof *algs; i++) {
+        if (str_eq(name, algs[i].name))
+            return algs[i].alg;
+    }
+    return ALG_NONE; /* and so is "none" */
+}
+
+/* RFC 8725 3.1, 3.11: `alg` selects among keys that are each pinned to one; a `typ`, where there is one, says
+ * JWT; nothing in `crit` is understood here, so a token that asks for it is refused (RFC 7515 4.1.11). What
+ * the header says of keys (jwk, jku, x5c, x5u) is never looked at (RFC 8725 3.10). */
+static bool header_ok(const json_t *h, enum jwt_alg *ret_alg, struct str *ret_kid)
+{
+    const json_t *typ = json_object_get(h, "typ"), *kid = json_object_get(h, "kid");
+    *ret_alg = alg_named(json_text(json_object_get(h, "alg")));
+    *ret_kid = json_text(kid);
+    return h != NULL && *ret_alg != ALG_NONE && (kid == NULL || ret_kid->ptr != NULL) &&
+           json_object_get(h, "crit") == NULL && json_object_get(h, "b64") == NULL &&
+           (typ == NULL || str_ieq(json_text(typ), STR("JWT")));
+}
+
+static const struct auth_key *signer(
+    const struct key_set *keys, enum jwt_alg alg, struct str kid, struct str text, struct str signature)
+{
+    for (size_t i = 0; i < keys->n; i++) {
+        const struct auth_key *k = &keys->keys[i];
+        bool named = kid.ptr != NULL && k->kid != NULL;
+        if (k->alg == alg && (!named || str_eq(kid, str_c(k->kid))) && auth_key_verify(k, text, signature))
+            return k;
+    }
+    return NULL;
 }
 
 /* NumericDate (RFC 7519 section 2), whole or fractional, within years that cannot overflow arithmetic. */
@@ -109,6 +122,13 @@ static enum jwt_result claims(const json_t *p, const struct jwt_rules *rules, st
         return JWT_INVALID;
     if (!audience_ok(json_object_get(p, "aud"), rules->audience))
         return JWT_INVALID;
+    if ((v = json_object_get(p, "jti")) != NULL) {
+        struct str jti = json_text(v);
+        if (jti.ptr == NULL || !token_id_valid(jti))
+            return JWT_INVALID;
+        id.jti_len = jti.len;
+        memcpy(id.jti, jti.ptr, jti.len);
+    }
     if (id.expires_s + rules->leeway_s <= rules->now_s)
         return JWT_EXPIRED;
     id.user_id_len = sub.len;
@@ -120,23 +140,29 @@ static enum jwt_result claims(const json_t *p, const struct jwt_rules *rules, st
 enum jwt_result jwt_verify(struct str token, const struct jwt_rules *rules, struct identity *ret)
 {
     size_t dot1 = str_find(token, '.');
-    if (token.len > TOKEN_BYTES_MAX || dot1 == token.len)
+    if (token.len > JWT_BYTES_MAX || dot1 == token.len)
         return JWT_INVALID;
     struct str header = str_n(token.ptr, dot1), rest = str_n(token.ptr + dot1 + 1, token.len - dot1 - 1);
     size_t dot2 = str_find(rest, '.');
     if (dot2 == rest.len)
         return JWT_INVALID;
-    struct str payload = str_n(rest.ptr, dot2), mac = str_n(rest.ptr + dot2 + 1, rest.len - dot2 - 1);
-    struct buf given = BUF_INIT(64);
-    unsigned char want[32];
-    bool ok = base64url_decode(&given, mac) && given.len == sizeof want &&
-              hmac_sha256(rules->key, str_n(token.ptr, dot1 + 1 + dot2), want) &&
-              CRYPTO_memcmp(given.ptr, want, sizeof want) == 0 && header_ok(header);
-    buf_release(&given);
-    if (!ok)
+    struct str payload = str_n(rest.ptr, dot2), text = str_n(token.ptr, dot1 + 1 + dot2);
+    struct buf signature = BUF_INIT(JWT_BYTES_MAX);
+    json_t *h = part_object(header);
+    enum jwt_alg alg;
+    struct str kid;
+    const struct auth_key *key = NULL;
+    if (header_ok(h, &alg, &kid) &&
+        base64url_decode(&signature, str_n(rest.ptr + dot2 + 1, rest.len - dot2 - 1)))
+        key = signer(rules->keys, alg, kid, text, buf_view(&signature));
+    json_decref(h);
+    buf_release(&signature);
+    if (key == NULL)
         return JWT_INVALID;
     json_t *p = part_object(payload);
     enum jwt_result r = p == NULL ? JWT_INVALID : claims(p, rules, ret);
+    if (r == JWT_OK)
+        ret->key_id = key->id;
     json_decref(p);
     return r;
 }

@@ -58,22 +58,32 @@ bool cli_config(struct config *c, int argc, char **argv, char **envp, int *ret_a
     return false;
 }
 
+static void warn_key(void *arg, const char *text)
+{
+    (void)arg;
+    log_event(LOG_WARN, "jwt_key_passed_over", "s:reason", text, NULL);
+}
+
 enum err cli_open_auth(const struct config *c, struct auth **ret, struct errctx *ec)
 {
     char *dir = NULL, *path = NULL;
     enum err e = ERR_OK;
     if (asprintf(&dir, "%s/.kalamdb", c->data) < 0 || asprintf(&path, "%s/jwt_secret", dir) < 0)
         e = err_set(ec, ERR_NO_MEMORY, "out of memory");
-    if (e == ERR_OK && c->jwt_secret == NULL && os_mkdirs(dir, ec) != ERR_OK)
+    bool makes = c->jwt_secret == NULL && c->jwt_public_key_file == NULL && c->jwks_file == NULL;
+    if (e == ERR_OK && makes && os_mkdirs(dir, ec) != ERR_OK)
         e = err_set(ec, ERR_IO, "cannot create %s", dir);
     struct auth_config cfg = {.secret = c->jwt_secret,
         .secret_len = c->jwt_secret != NULL ? strlen(c->jwt_secret) : 0,
         .secret_path = path,
         .create = true,
+        .public_key_path = c->jwt_public_key_file,
+        .jwks_path = c->jwks_file,
         .issuer = c->jwt_issuer,
         .audience = c->jwt_audience,
         .leeway_s = c->jwt_leeway_s,
-        .os = os_posix()};
+        .os = os_posix(),
+        .warn = warn_key};
     if (e == ERR_OK)
         e = auth_open(&cfg, ret, ec);
     free(path);

@@ -14,7 +14,10 @@
     X(STRING, listen, "127.0.0.1:8080", 0, 0, "address and port to listen on; [::]:8080 for all, IPv6 too")  \
     X(INT, loops, 0, 0, 256, "event loops (threads); 0: one per core")                                       \
     X(SECRET, jwt_secret, NULL, 0, 0,                                                                        \
-        "HS256 key, at least 32 bytes; made in the data directory when not set")                             \
+        "HS256 key, at least 32 bytes; made in the data directory when neither it nor a public key is set")  \
+    X(STRING, jwt_public_key_file, NULL, 0, 0,                                                               \
+        "PEM file of public keys or certificates that tokens are checked with: RS256, ES256, EdDSA")         \
+    X(STRING, jwks_file, NULL, 0, 0, "the same as a JSON Web Key Set; both are read again when they change") \
     X(STRING, jwt_issuer, NULL, 0, 0, "required iss claim")                                                  \
     X(STRING, jwt_audience, NULL, 0, 0, "required aud claim")                                                \
     X(INT, jwt_leeway_s, 30, 0, 3600, "clock leeway for exp and nbf, seconds")                               \
