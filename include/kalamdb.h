@@ -77,6 +77,7 @@ struct kalamdb_options {
     size_t worker_memory_bytes;
     size_t block_cache_bytes;
     size_t write_buffer_bytes;
+    uint64_t cold_cache_bytes; /* of Parquet files kept in memory for workers; 0: none */
     enum kalamdb_erase_sent erase_sent;
 };
 void kalamdb_options_default(struct kalamdb_options *ret);

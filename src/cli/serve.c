@@ -32,6 +32,7 @@ void cli_engine_options(const struct config *c, struct kalamdb_options *o)
     o->worker_memory_bytes = (size_t)c->worker_memory_bytes;
     o->block_cache_bytes = (size_t)c->block_cache_bytes;
     o->write_buffer_bytes = (size_t)c->write_buffer_bytes;
+    o->cold_cache_bytes = (uint64_t)c->cold_cache_bytes;
     o->erase_sent = strcmp(c->erase_sent, "redact") == 0 ? KALAMDB_REDACT
                     : strcmp(c->erase_sent, "keep") == 0 ? KALAMDB_KEEP
                                                          : KALAMDB_ANONYMIZE;

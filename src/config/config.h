@@ -69,6 +69,8 @@
     X(INT, worker_memory_bytes, 1073741824, 67108864, 1099511627776, "memory of one worker")                 \
     X(STRING, worker_path, NULL, 0, 0, "kalamdb-worker program; found beside this one when not set")         \
     X(INT, block_cache_bytes, 67108864, 1048576, 1099511627776, "RocksDB block cache")                       \
+    X(INT, cold_cache_bytes, 268435456, 0, 1099511627776,                                                    \
+        "Parquet files kept in memory, opened and checked, for the next statement; 0: none")                 \
     X(INT, write_buffer_bytes, 33554432, 1048576, 1099511627776, "RocksDB memtable")                         \
     X(CHOICE, log_level, "info", 0, 0, "least level logged [debug|info|warn|error]")
 

@@ -123,7 +123,7 @@ static enum err table_file(
 {
     int fd = -1;
     struct rowset rs;
-    enum err e = transfer_temp(&x->transfer, EXPORTS_DIR, &fd, ec);
+    enum err e = transfer_memfd(&fd, ec);
     if (e != ERR_OK)
         return e;
     e = run(x, input, sql, fd, &rs, ec);

@@ -177,13 +177,13 @@ static enum err write_piece(void *arg, struct str bytes, struct errctx *ec)
     return n == 0 ? ERR_OK : err_internal(ec, ERR_IO, "import: write: %s", strerror(-n));
 }
 
-/* Out of the tar, into a file of its own: a worker opens files, not parts of them. */
+/* Out of the tar, into memory: a worker is handed whole files, and opens none on disk. */
 static enum err take_out(
     struct kalamdb_import *im, const struct import_file *f, int *ret_fd, struct errctx *ec)
 {
     int fd = -1;
     struct archive_member m = import_member(f);
-    enum err e = transfer_temp(&im->transfer, IMPORTS_DIR, &fd, ec);
+    enum err e = transfer_memfd(&fd, ec);
     if (e != ERR_OK)
         return e;
     e = archive_member_read(im->fd, &m, write_piece, &fd, ec);

@@ -78,6 +78,7 @@ void kalamdb_options_default(struct kalamdb_options *ret)
         .worker_memory_bytes = (size_t)1 << 30,
         .block_cache_bytes = (size_t)64 << 20,
         .write_buffer_bytes = (size_t)32 << 20,
+        .cold_cache_bytes = (uint64_t)256 << 20,
         .erase_sent = KALAMDB_ANONYMIZE,
     };
 }
@@ -147,6 +148,7 @@ static enum err open_store(struct kalamdb *db, struct errctx *ec)
         .tombstone_retention_s = o->tombstone_retention_s,
         .block_cache_bytes = o->block_cache_bytes,
         .write_buffer_bytes = o->write_buffer_bytes,
+        .cold_cache_bytes = o->cold_cache_bytes,
     };
     return store_open(&cfg, &db->store, ec);
 }

@@ -132,6 +132,15 @@ enum err transfers_open(struct kalamdb *db, struct errctx *ec)
     return e;
 }
 
+enum err transfer_memfd(int *ret_fd, struct errctx *ec)
+{
+    int fd = os_memfd("kalamdb-transfer");
+    if (fd < 0)
+        return err_internal(ec, ERR_IO, "memfd: %s", strerror(-fd));
+    *ret_fd = fd;
+    return ERR_OK;
+}
+
 enum err transfer_temp(struct transfer *t, const char *dir, int *ret_fd, struct errctx *ec)
 {
     struct buf path = BUF_INIT(0);

@@ -36,8 +36,10 @@ enum err transfer_enter(struct transfer *t, struct errctx *ec) CHECKED;
 void transfer_leave(struct kalamdb *db);
 /* Cancels all; db->lock is held. */
 void transfers_cancel(struct kalamdb *db);
-/* Removes what a crash left in the folders above, or makes them. At open. */
+/* Removes what a crash, or an older version, left there; makes the folder. At open. */
 enum err transfers_open(struct kalamdb *db, struct errctx *ec) CHECKED;
+/* A memfd: what a worker reads or writes, which opens nothing on disk. */
+enum err transfer_memfd(int *ret_fd, struct errctx *ec) CHECKED;
 /* A file without a name in one of the folders, gone with its descriptor. */
 enum err transfer_temp(struct transfer *t, const char *dir, int *ret_fd, struct errctx *ec) CHECKED;
 

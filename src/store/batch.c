@@ -4,10 +4,11 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { WORKER_TIMEOUT_MS = 600000, NAMES_PER_SECOND = 999999 };
+enum { WORKER_TIMEOUT_MS = 600000, NAMES_PER_SECOND = 999999, COPY_BYTES = 1 << 20 };
 
 void batch_init(struct batch *b)
 {
@@ -26,6 +27,7 @@ void batch_release(struct batch *b)
     buf_release(&b->filter);
     buf_release(&b->name);
     buf_release(&b->path);
+    explicit_bzero(b->file.key, sizeof b->file.key);
 }
 
 static void widen(struct cold_file *f, int64_t id_min, int64_t id_max, uint64_t seq_min, uint64_t seq_max)
@@ -185,7 +187,7 @@ static enum err make_name(struct batch *b, struct store *s, struct str user_id, 
         buf_clear(&b->path);
         buf_str(&b->name, STR("batch-"));
         time_format_compact(&b->name, now);
-        buf_printf(&b->name, "-%03d.parquet", ++c->name_no);
+        buf_printf(&b->name, "-%03d.parquet%s", ++c->name_no, b->file.sealed ? ".enc" : "");
         cold_path(&b->path, s, user_id, buf_view(&b->name));
         if (b->name.failed || b->path.failed)
             return err_internal(ec, ERR_NO_MEMORY, "batch: out of memory");
@@ -196,7 +198,38 @@ static enum err make_name(struct batch *b, struct store *s, struct str user_id, 
     return err_internal(ec, ERR_IO, "%s: no free name", b->path.ptr);
 }
 
-static enum err seal(
+/* What the worker wrote, as it is to stand on disk. The bytes are read once: a worker that went on writing
+ * would only spoil its own user's file. */
+static enum err copy_out(
+    struct batch *b, struct store *s, uint64_t user_no, int memfd, int fd, struct errctx *ec)
+{
+    struct stat st;
+    if (fstat(memfd, &st) < 0)
+        return err_internal(ec, ERR_IO, "stat: %s", strerror(errno));
+    uint64_t size = (uint64_t)st.st_size;
+    if (b->file.sealed) {
+        struct buf context = BUF_INIT(0);
+        cold_context(&context, user_no, b->file.name);
+        s->os->random(s->os->ctx, b->file.key, sizeof b->file.key);
+        enum err err = context.failed
+                           ? err_internal(ec, ERR_NO_MEMORY, "batch: out of memory")
+                           : sealed_from_fd(s->os, memfd, size, fd, b->file.key, buf_view(&context), ec);
+        buf_release(&context);
+        return err;
+    }
+    for (off_t at = 0; (uint64_t)at < size;) {
+        ssize_t n =
+            sendfile(fd, memfd, &at, size - (uint64_t)at < COPY_BYTES ? size - (uint64_t)at : COPY_BYTES);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return err_internal(
+                ec, ERR_IO, "write: %s", n < 0 ? strerror(errno) : "the worker took bytes back");
+    }
+    return ERR_OK;
+}
+
+static enum err finish(
     struct batch *b, struct store *s, int fd, const char *temp, const char *folder, struct errctx *ec)
 {
     struct stat st;
@@ -218,28 +251,46 @@ static enum err seal(
     return err == ERR_OK ? cold_step(s, STEP_RENAMED, ec) : err;
 }
 
-static enum err write_file(struct batch *b, struct store *s, struct str user_id, int nfds, const int *fds,
-    const char *temp, const char *folder, struct errctx *ec)
+static enum err write_file(struct batch *b, struct store *s, uint64_t user_no, int memfd, const char *temp,
+    const char *folder, struct errctx *ec)
 {
     int out = open(temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (out < 0)
         return err_internal(ec, ERR_IO, "%s: %s", temp, strerror(errno));
-    enum err err = run_worker(b, s, user_id, nfds, fds, out, ec);
-    if (err == ERR_OK && b->file.rows > 0)
-        err = seal(b, s, out, temp, folder, ec);
+    enum err err = copy_out(b, s, user_no, memfd, out, ec);
+    if (err != ERR_OK)
+        err_path(ec, "%s", temp);
+    else
+        err = finish(b, s, out, temp, folder, ec);
     close(out);
-    if ((err != ERR_OK || b->file.rows == 0) && !cold_crashed(s)) {
+    if (err != ERR_OK && !cold_crashed(s)) {
         (void)s->os->unlink(s->os->ctx, temp);
-        if (err != ERR_OK)
-            batch_discard(b, s);
+        batch_discard(b, s);
     }
     return err;
 }
 
-enum err batch_write(
-    struct batch *b, struct store *s, struct str user_id, int nfds, const int *fds, struct errctx *ec)
+/* The worker opens nothing on disk, and what it writes is on disk only once it is sealed: it gets a memfd. */
+static enum err write_rows(struct batch *b, struct snapshot *snap, int nfds, const int *fds, const char *temp,
+    const char *folder, struct errctx *ec)
 {
+    struct store *s = snap->store;
+    int memfd = os_memfd("kalamdb-batch");
+    if (memfd < 0)
+        return err_internal(ec, ERR_IO, "batch: memfd: %s", strerror(-memfd));
+    enum err err = run_worker(b, s, head_user_id(&snap->head), nfds, fds, memfd, ec);
+    if (err == ERR_OK && b->file.rows > 0)
+        err = write_file(b, s, snap->user_no, memfd, temp, folder, ec);
+    close(memfd);
+    return err;
+}
+
+enum err batch_write(struct batch *b, struct snapshot *snap, int nfds, const int *fds, struct errctx *ec)
+{
+    struct store *s = snap->store;
+    struct str user_id = head_user_id(&snap->head);
     struct buf folder = BUF_INIT(8192), temp = BUF_INIT(8192);
+    b->file.sealed = s->cfg.vault != NULL;
     enum err err = row_sink_finish(&b->sink, ec);
     if (err == ERR_OK)
         err = make_filter(b, ec);
@@ -253,7 +304,7 @@ enum err batch_write(
                                            : make_folder(s, folder.ptr, ec);
     }
     if (err == ERR_OK)
-        err = write_file(b, s, user_id, nfds, fds, temp.ptr, folder.ptr, ec);
+        err = write_rows(b, snap, nfds, fds, temp.ptr, folder.ptr, ec);
     buf_release(&folder);
     buf_release(&temp);
     return err;

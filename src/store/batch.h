@@ -23,10 +23,11 @@ void batch_release(struct batch *b);
 enum err batch_add(struct batch *b, const struct hot_row *row, struct errctx *ec) CHECKED;
 /* A file whose rows go in, but for the sink's excludes: its ranges and filter are taken over. */
 enum err batch_add_file(struct batch *b, const struct cold_file *f, struct errctx *ec) CHECKED;
-/* Runs the worker, syncs, names. `fds` are the replaced files. On OK b->file is complete but for ins range
- * and as-of; rows = 0: nothing was left to write and there is no file. */
-enum err batch_write(struct batch *b, struct store *s, struct str user_id, int nfds, const int *fds,
-    struct errctx *ec) CHECKED;
+/* Runs the worker, which writes into memory; writes that to disk, sealed where the store seals; syncs, names.
+ * `fds` are the replaced files. On OK b->file is complete but for ins range and as-of; rows = 0: nothing was
+ * left to write and there is no file. */
+enum err batch_write(
+    struct batch *b, struct snapshot *snap, int nfds, const int *fds, struct errctx *ec) CHECKED;
 /* Unlinks the file: its commit failed. */
 void batch_discard(struct batch *b, struct store *s);
 

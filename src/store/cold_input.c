@@ -9,6 +9,9 @@
  * over everything hot is cheaper than that many random reads. */
 enum { REFS_MAX = 512 };
 
+/* Of files handed to one statement, each reading of one counted: they are in memory while it runs. */
+#define COLD_BYTES_MAX (UINT64_C(4) << 30)
+
 /* What one hand-over holds until snapshot_close. */
 struct hold {
     struct hold *next;
@@ -72,29 +75,51 @@ void cold_path(struct buf *b, const struct store *s, struct str user_id, struct 
     buf_u8(b, 0);
 }
 
-enum err cold_file_open(
-    const struct store *s, struct str user_id, const struct cold_file *f, int *ret_fd, struct errctx *ec)
+void cold_context(struct buf *b, uint64_t user_no, struct str name)
+{
+    buf_lstr(b, STR("messages"));
+    buf_be64(b, user_no);
+    buf_lstr(b, name);
+}
+
+/* fd is the file's; its memfd comes of the cache. */
+static enum err open_content(struct snapshot *snap, const struct cold_file *f, const char *path, int fd,
+    int *ret_fd, struct errctx *ec)
+{
+    struct stat st;
+    struct buf context = BUF_INIT(0);
+    enum err err = ERR_OK;
+    cold_context(&context, snap->user_no, f->name);
+    if (context.failed)
+        err = err_internal(ec, ERR_NO_MEMORY, "out of memory");
+    else if (fstat(fd, &st) < 0)
+        err = err_internal(ec, ERR_IO, "%s", strerror(errno));
+    else if ((uint64_t)st.st_size != f->bytes)
+        err = err_internal(ec, ERR_CORRUPT, "%lld bytes instead of %llu", (long long)st.st_size,
+            (unsigned long long)f->bytes);
+    else
+        err = cold_cache_open(snap->store->cold_cache, path, fd, &st, f, buf_view(&context), ret_fd, ec);
+    buf_release(&context);
+    return err;
+}
+
+enum err cold_file_open(struct snapshot *snap, const struct cold_file *f, int *ret_fd, struct errctx *ec)
 {
     struct buf path = BUF_INIT(8192);
-    struct stat st;
     enum err err = ERR_OK;
-    cold_path(&path, s, user_id, f->name);
-    int fd = path.failed ? -1 : open(path.ptr, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    cold_path(&path, snap->store, head_user_id(&snap->head), f->name);
     if (path.failed)
-        err = err_internal(ec, ERR_NO_MEMORY, "cold file: path");
-    else if (fd < 0)
-        err = err_internal(
-            ec, errno == ENOENT ? ERR_CORRUPT : ERR_IO, "cold file %s: %s", path.ptr, strerror(errno));
-    else if (fstat(fd, &st) < 0)
-        err = err_internal(ec, ERR_IO, "cold file %s: %s", path.ptr, strerror(errno));
-    else if ((uint64_t)st.st_size != f->bytes)
-        err = err_internal(ec, ERR_CORRUPT, "cold file %s: %lld bytes instead of %llu", path.ptr,
-            (long long)st.st_size, (unsigned long long)f->bytes);
-    buf_release(&path);
-    if (err == ERR_OK)
-        *ret_fd = fd;
-    else if (fd >= 0)
+        return err_internal(ec, ERR_NO_MEMORY, "cold file: path");
+    int fd = open(path.ptr, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        err = err_internal(ec, errno == ENOENT ? ERR_CORRUPT : ERR_IO, "%s", strerror(errno));
+    else
+        err = open_content(snap, f, path.ptr, fd, ret_fd, ec);
+    if (err != ERR_OK)
+        err_path(ec, "cold file %s", path.ptr);
+    if (fd >= 0)
         close(fd);
+    buf_release(&path);
     return err;
 }
 
@@ -358,12 +383,19 @@ static enum err gather_rows(struct gather *g, struct errctx *ec)
 
 static enum err open_files(struct gather *g, struct hold *h, struct errctx *ec)
 {
+    struct snapshot *snap = g->snap;
     enum err err = ERR_OK;
     for (size_t i = 0; err == ERR_OK && g->m != NULL && i < g->m->nfiles; i++) {
         if (!g->files[i])
             continue;
-        err = cold_file_open(
-            g->snap->store, head_user_id(&g->snap->head), &g->m->files[i], &h->fds[h->nfds], ec);
+        snap->cold_bytes += g->m->files[i].bytes;
+        if (snap->cold_bytes > COLD_BYTES_MAX) {
+            err_set(ec, ERR_TOO_LARGE, "the statement reads more than %d MiB of older messages",
+                (int)(COLD_BYTES_MAX >> 20));
+            err_hint(ec, "Ask for less at a time: a range of msg_id or timestamp, or one conversation.");
+            return ec->code;
+        }
+        err = cold_file_open(snap, &g->m->files[i], &h->fds[h->nfds], ec);
         if (err == ERR_OK)
             h->nfds++;
     }

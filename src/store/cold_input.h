@@ -17,8 +17,11 @@ bool cold_row_excludes(
     const struct manifest *m, const bool *files, const struct hot_row *row, bool tombstone);
 /* <data>/<folder of the user>[/<name>], NUL-terminated. */
 void cold_path(struct buf *b, const struct store *s, struct str user_id, struct str name);
-/* Read-only descriptor of a file of the manifest, its size checked. IO, CORRUPT. */
-enum err cold_file_open(const struct store *s, struct str user_id, const struct cold_file *f, int *ret_fd,
-    struct errctx *ec) CHECKED;
+/* What a sealed file is bound to besides its key (vault/sealed_file.h): table, user and name. */
+void cold_context(struct buf *b, uint64_t user_no, struct str name);
+/* The content of a file of the snapshot's manifest, checked, in a memfd: see cold_cache.h. IO, CORRUPT, which
+ * name user and file. */
+enum err cold_file_open(
+    struct snapshot *snap, const struct cold_file *f, int *ret_fd, struct errctx *ec) CHECKED;
 
 #endif

@@ -243,13 +243,12 @@ static enum err copy_rows(struct plan *p, struct batch *b, struct errctx *ec)
 
 static enum err write_batch(struct plan *p, struct batch *b, struct errctx *ec)
 {
-    struct str user_id = head_user_id(&p->snap->head);
     int n = 0, *fds = calloc(p->last - p->first + 1, sizeof *fds);
     enum err err = fds != NULL ? ERR_OK : err_internal(ec, ERR_NO_MEMORY, "consolidate: out of memory");
     for (size_t i = p->first; err == ERR_OK && i < p->last; i++) {
         err = batch_add_file(b, &p->m->files[i], ec);
         if (err == ERR_OK)
-            err = cold_file_open(p->store, user_id, &p->m->files[i], &fds[n], ec);
+            err = cold_file_open(p->snap, &p->m->files[i], &fds[n], ec);
         n += err == ERR_OK;
     }
     if (err == ERR_OK)
@@ -257,7 +256,7 @@ static enum err write_batch(struct plan *p, struct batch *b, struct errctx *ec)
     if (err == ERR_OK)
         err = cold_step(p->store, STEP_SNAPSHOT, ec);
     if (err == ERR_OK)
-        err = batch_write(b, p->store, user_id, n, fds, ec);
+        err = batch_write(b, p->snap, n, fds, ec);
     for (int i = 0; i < n; i++)
         close(fds[i]);
     free(fds);
@@ -394,6 +393,8 @@ static enum err commit_batch(struct plan *p, struct batch *b, struct errctx *ec)
          * aside. */
         batch_discard(b, p->store);
     }
+    if (files != NULL) /* keys */
+        explicit_bzero(files, (p->nfiles + 1) * sizeof *files);
     free(files);
     free(garbage);
     return err;

@@ -12,6 +12,7 @@
 #ifndef KALAMDB_STORE_INTERNAL_H
 #define KALAMDB_STORE_INTERNAL_H
 
+#include "store/cold_cache.h"
 #include "store/consolidate.h"
 #include "store/erase.h"
 #include "store/group.h"
@@ -126,6 +127,7 @@ struct store {
         struct snapshot *first;
     } snaps;
     struct pins pins;
+    struct cold_cache *cold_cache;
     struct {
         pthread_mutex_t lock;
         struct blob_file *first; /* being written, or placed and not yet committed */
@@ -193,6 +195,7 @@ struct snapshot {
     size_t nnotes;
     bool notes_unknown;
     uint64_t input_bytes; /* hot rows copied by snapshot_input, all inputs together; to ROW_SINK_BYTES_MAX */
+    uint64_t cold_bytes;  /* of files opened by snapshot_input, together; to COLD_BYTES_MAX */
     void *cold; /* descriptors and memory of snapshot_input: cold_input.c; freed by cold_snapshot_release */
 };
 

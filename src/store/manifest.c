@@ -1,10 +1,10 @@
 /* Format of a manifest record (integers as in base/buf.h):
  *
- *   u8 version (1) | varint epoch, watermark, cold_max_seq | zigzag user_floor | u8 flags (1: release
- * pending) | zigzag tail_since_us | varint nmarks, per mark: zigzag time_us, varint seq | varint nfiles, per
- * file: lstr name | varint rows, bytes | 32 bytes SHA-256 | zigzag id_min, id_max, ts_min, ts_max | varint
- * seq_min, seq_max, ins_min, ins_max, as_of | u8 any_conversation | lstr filter | varint ngarbage, lstr each
- * | u32 CRC-32C of all before
+ *   u8 version (2; of 1 no file is sealed) | varint epoch, watermark, cold_max_seq | zigzag user_floor | u8
+ * flags (1: release pending) | zigzag tail_since_us | varint nmarks, per mark: zigzag time_us, varint seq |
+ * varint nfiles, per file: lstr name | varint rows, bytes | 32 bytes SHA-256 | of a sealed file (its name
+ * says so): 32 bytes key | zigzag id_min, id_max, ts_min, ts_max | varint seq_min, seq_max, ins_min, ins_max,
+ * as_of | u8 any_conversation | lstr filter | varint ngarbage, lstr each | u32 CRC-32C of all before
  *
  * A record of an unknown version is refused, never guessed at. */
 #include "store/manifest.h"
@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { MANIFEST_VERSION = 1, FLAG_RELEASE_PENDING = 1 };
+enum { MANIFEST_VERSION = 2, MANIFEST_VERSION_PLAIN = 1, FLAG_RELEASE_PENDING = 1 };
 
 static uint32_t crc_table[256];
 static pthread_once_t crc_once = PTHREAD_ONCE_INIT;
@@ -48,12 +48,19 @@ static void encode_sha256(struct buf *b, const char *hex)
     }
 }
 
+bool cold_name_sealed(struct str name)
+{
+    return str_ends_with(name, STR(".parquet.enc"));
+}
+
 static void encode_file(struct buf *b, const struct cold_file *f)
 {
     buf_lstr(b, f->name);
     buf_varint(b, f->rows);
     buf_varint(b, f->bytes);
     encode_sha256(b, f->sha256);
+    if (cold_name_sealed(f->name))
+        buf_append(b, f->key, sizeof f->key);
     buf_zigzag(b, f->id_min);
     buf_zigzag(b, f->id_max);
     buf_zigzag(b, f->ts_min);
@@ -103,7 +110,7 @@ static bool name_ok(struct str name)
             c != '.')
             return false;
     }
-    return str_ends_with(name, STR(".parquet"));
+    return str_ends_with(name, STR(".parquet")) || cold_name_sealed(name);
 }
 
 static void decode_file(struct reader *r, struct cold_file *f)
@@ -116,6 +123,12 @@ static void decode_file(struct reader *r, struct cold_file *f)
     for (size_t i = 0; i < sum.len; i++) {
         f->sha256[2 * i] = digits[(uint8_t)sum.ptr[i] >> 4];
         f->sha256[2 * i + 1] = digits[(uint8_t)sum.ptr[i] & 15];
+    }
+    f->sealed = cold_name_sealed(f->name);
+    if (f->sealed) {
+        struct str key = read_bytes(r, sizeof f->key);
+        if (key.len == sizeof f->key)
+            memcpy(f->key, key.ptr, sizeof f->key);
     }
     f->id_min = read_zigzag(r);
     f->id_max = read_zigzag(r);
@@ -132,9 +145,10 @@ static void decode_file(struct reader *r, struct cold_file *f)
 
 static bool file_ok(const struct cold_file *f, uint64_t covered, uint64_t watermark)
 {
-    return name_ok(f->name) && f->rows > 0 && f->id_min <= f->id_max && f->seq_min <= f->seq_max &&
-           f->seq_max <= f->as_of && f->ins_min > covered && f->ins_min <= f->ins_max &&
-           f->ins_max <= watermark && f->ins_max <= f->as_of;
+    return name_ok(f->name) && (!f->sealed || f->bytes >= SEALED_HEADER_BYTES) && f->rows > 0 &&
+           f->id_min <= f->id_max && f->seq_min <= f->seq_max && f->seq_max <= f->as_of &&
+           f->ins_min > covered && f->ins_min <= f->ins_max && f->ins_max <= watermark &&
+           f->ins_max <= f->as_of;
 }
 
 struct counts {
@@ -210,14 +224,23 @@ static bool decode_body(struct reader *r, struct manifest *m)
     return !r->bad && reader_left(r) == 0;
 }
 
+static bool any_sealed(const struct manifest *m)
+{
+    for (size_t i = 0; i < m->nfiles; i++)
+        if (m->files[i].sealed)
+            return true;
+    return false;
+}
+
 enum err manifest_decode(struct str bytes, struct manifest **ret, struct errctx *ec)
 {
     struct counts n;
     if (bytes.len < 5 || bytes.len > MANIFEST_BYTES_MAX ||
         get_be32(bytes.ptr + bytes.len - 4) != crc32c(str_n(bytes.ptr, bytes.len - 4)))
         return err_internal(ec, ERR_CORRUPT, "manifest: checksum mismatch (%zu bytes)", bytes.len);
-    if ((uint8_t)bytes.ptr[0] != MANIFEST_VERSION)
-        return err_internal(ec, ERR_CORRUPT, "manifest: unknown version %u", (uint8_t)bytes.ptr[0]);
+    uint8_t version = (uint8_t)bytes.ptr[0];
+    if (version != MANIFEST_VERSION && version != MANIFEST_VERSION_PLAIN)
+        return err_internal(ec, ERR_CORRUPT, "manifest: unknown version %u", version);
     struct str body = str_n(bytes.ptr, bytes.len - 4);
     if (!decode_counts(body, &n))
         return err_internal(ec, ERR_CORRUPT, "manifest: malformed");
@@ -235,9 +258,10 @@ enum err manifest_decode(struct str bytes, struct manifest **ret, struct errctx 
     m->marks = (struct seq_mark *)(m->garbage + m->ngarbage);
     char *copy = (char *)m + head;
     memcpy(copy, body.ptr, body.len);
+    m->block_bytes = head + body.len;
     struct reader r = reader_of(str_n(copy, body.len));
-    if (!decode_body(&r, m)) {
-        free(m);
+    if (!decode_body(&r, m) || (version == MANIFEST_VERSION_PLAIN && any_sealed(m))) {
+        manifest_unref(m);
         return err_internal(ec, ERR_CORRUPT, "manifest: malformed");
     }
     *ret = m;
@@ -272,8 +296,10 @@ struct manifest *manifest_ref(struct manifest *m)
 
 void manifest_unref(struct manifest *m)
 {
-    if (m != NULL && atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) == 1)
-        free(m);
+    if (m == NULL || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    explicit_bzero(m, m->block_bytes);
+    free(m);
 }
 
 const struct cold_file *manifest_file_of(const struct manifest *m, uint64_t ins_seq)

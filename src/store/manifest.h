@@ -17,6 +17,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "row/row.h"
+#include "vault/sealed_file.h"
 
 #define MANIFEST_FILES_MAX 4096        /* decode refuses more */
 #define MANIFEST_FILTER_MAX 4096       /* conversations named per file; more: any */
@@ -25,10 +26,12 @@
 #define MANIFEST_BYTES_MAX (16u << 20) /* of one record */
 
 struct cold_file {
-    struct str name; /* in the user's folder: batch-20251013T120000Z-001.parquet */
-    uint64_t rows, bytes;
-    char sha256[65];        /* hex */
-    int64_t id_min, id_max; /* msg_id */
+    struct str name;      /* in the user's folder: batch-20251013T120000Z-001.parquet, or ….parquet.enc */
+    uint64_t rows, bytes; /* bytes on disk */
+    char sha256[65];      /* hex; of what is on disk */
+    bool sealed;          /* vault/sealed_file.h; the name says the same */
+    uint8_t key[SEALED_KEY_BYTES]; /* its own, of this one writing; in the record, which is itself sealed */
+    int64_t id_min, id_max;        /* msg_id */
     int64_t ts_min,
         ts_max; /* timestamp, µs; rows without one do not count (INT64_MAX, INT64_MIN: none has) */
     uint64_t seq_min, seq_max; /* _seq of the rows as they stand in the file */
@@ -59,6 +62,7 @@ struct manifest {
     size_t ngarbage;
     struct str
         *garbage; /* names of files replaced, to be unlinked once unpinned, at the latest at the next open */
+    size_t block_bytes; /* private: of the block, which holds keys and is wiped */
 };
 
 /* Appends the record. `m` may be a template on the stack whose names and filters are borrowed; refs is not
@@ -90,6 +94,8 @@ uint64_t manifest_bytes(const struct manifest *m);
 /* `sorted` ascending without duplicates; more than MANIFEST_FILTER_MAX: the caller sets any_conversation
  * instead. */
 void conversation_filter_encode(struct buf *b, const uint32_t *sorted, size_t n);
+/* By its name: batch-….parquet.enc. */
+bool cold_name_sealed(struct str name);
 /* False only where the file certainly holds no row of the conversation. */
 bool cold_file_may_hold(const struct cold_file *f, uint32_t conv_no);
 

@@ -248,6 +248,7 @@ static void dismantle(struct store *s)
     if (s->committer != NULL)
         committer_stop(s);
     pins_release(&s->pins);
+    cold_cache_free(s->cold_cache);
     manifest_cache_clear(s);
     if (s->db != NULL)
         snapshots_make_stale(s); /* one left open must not keep the database from closing */
@@ -294,6 +295,10 @@ static enum err prepare(struct store *s, const struct store_config *cfg, struct 
         s->hot_dir = NULL;
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     }
+    s->cold_cache = cold_cache_new(cfg->cold_cache_bytes);
+    if (s->cold_cache == NULL)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    s->pins.cache = s->cold_cache;
     if (s->cfg.durability == DURABILITY_DEFAULT)
         s->cfg.durability = DURABILITY_SYNC;
     enum err e = os_mkdirs(s->hot_dir, ec);

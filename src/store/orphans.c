@@ -14,7 +14,8 @@
 static bool batch_name(struct str name)
 {
     return str_starts_with(name, STR("batch-")) &&
-           (str_ends_with(name, STR(".parquet")) || str_ends_with(name, STR(".parquet.tmp")));
+           (str_ends_with(name, STR(".parquet")) || str_ends_with(name, STR(".parquet.tmp")) ||
+               str_ends_with(name, STR(".parquet.enc")) || str_ends_with(name, STR(".parquet.enc.tmp")));
 }
 
 bool orphan_name_blob(struct str name)

@@ -9,7 +9,7 @@
 
 #define ORPHAN_AGE_S (7 * 24 * 3600)
 
-/* batch-….parquet, or a temporary of it (….parquet.tmp), or a blob? */
+/* batch-….parquet[.enc], or a temporary of it (….parquet.tmp), or a blob? */
 bool orphan_name_ours(struct str name);
 /* msg-<id>.bin or media-<id>.<ext>? */
 bool orphan_name_blob(struct str name);

@@ -57,6 +57,7 @@ static void unlink_all(struct pins *p, struct grave *g)
          * open.
          */
         pins_unlink(p->os, g->path);
+        cold_cache_drop(p->cache, g->path);
         free(g);
         g = next;
     }

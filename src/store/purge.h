@@ -18,6 +18,7 @@ struct pin {
     uint64_t since; /* the burial clock when it was entered */
 };
 
+struct cold_cache;
 struct grave;
 struct pins {
     pthread_mutex_t mutex;
@@ -26,7 +27,8 @@ struct pins {
     struct grave *graves; /* oldest first */
     struct grave **last;
     const struct os *os;
-    pthread_cond_t left; /* a pin left while somebody waits in pins_quiesce */
+    struct cold_cache *cache; /* lets go of what is unlinked; NULL: none */
+    pthread_cond_t left;      /* a pin left while somebody waits in pins_quiesce */
     int quiescing;
     int unlinking;     /* batches of graves that are off the list and not yet unlinked */
     int purge_wait_ms; /* how long one purge waits for readers */

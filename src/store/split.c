@@ -105,5 +105,5 @@ enum err snapshot_split(struct snapshot *snap, uint64_t rows_max, uint64_t bytes
 void snapshot_input_done(struct snapshot *snap)
 {
     cold_snapshot_release(snap);
-    snap->input_bytes = 0;
+    snap->input_bytes = snap->cold_bytes = 0;
 }

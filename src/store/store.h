@@ -34,8 +34,11 @@ struct store_config {
     int hot_tail_rows;
     int64_t tombstone_retention_s;
     size_t block_cache_bytes, write_buffer_bytes;
+    uint64_t cold_cache_bytes; /* of Parquet files kept in memory for workers; 0: none */
+    struct vault *vault;       /* NULL: nothing is sealed */
 };
 
+struct vault;
 struct store;
 struct snapshot;
 struct txn;

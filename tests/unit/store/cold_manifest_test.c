@@ -244,9 +244,66 @@ static void crafted(void **state)
     refuse(marks_backwards);
 }
 
+/* A record with its version byte changed, and a checksum that vouches for it. */
+static void set_version(struct buf *b, uint8_t version)
+{
+    uint32_t c = 0xffffffffu;
+    b->ptr[0] = (char)version;
+    for (size_t i = 0; i < b->len - 4; i++) {
+        c ^= (uint8_t)b->ptr[i];
+        for (int k = 0; k < 8; k++)
+            c = c & 1 ? 0x82f63b78u ^ c >> 1 : c >> 1;
+    }
+    put_be32(b->ptr + b->len - 4, ~c);
+}
+
+/* Sealed files bring their keys; records from before there were any are read as they are. */
+static void sealed_files(void **state)
+{
+    (void)state;
+    struct manifest m, *got = NULL;
+    struct cold_file files[2];
+    struct str garbage[1];
+    struct errctx ec = {0};
+    make(&m, files, garbage);
+    struct buf plain = BUF_INIT(0), sealed = BUF_INIT(0);
+    manifest_encode(&plain, &m);
+    files[1].name = STR("batch-20251014T120000Z-001.parquet.enc");
+    files[1].sealed = true;
+    for (uint8_t i = 0; i < SEALED_KEY_BYTES; i++)
+        files[1].key[i] = (uint8_t)(0xf0 - i);
+    manifest_encode(&sealed, &m);
+    assert_int_equal(manifest_decode(buf_view(&sealed), &got, &ec), ERR_OK);
+    assert_false(got->files[0].sealed);
+    assert_true(got->files[1].sealed);
+    assert_memory_equal(got->files[1].key, files[1].key, SEALED_KEY_BYTES);
+    assert_int_equal(got->files[1].id_max, 2); /* what follows the key */
+    manifest_unref(got);
+
+    set_version(&plain, 1);
+    assert_int_equal(manifest_decode(buf_view(&plain), &got, &ec), ERR_OK);
+    assert_true(got->nfiles == 2 && !got->files[0].sealed && got->files[1].as_of == 200);
+    manifest_unref(got);
+    got = NULL;
+    set_version(&plain, 3);
+    assert_int_equal(manifest_decode(buf_view(&plain), &got, &ec), ERR_CORRUPT);
+    set_version(&sealed, 1);
+    assert_int_equal(manifest_decode(buf_view(&sealed), &got, &ec), ERR_CORRUPT);
+    /* No sealed file is that small. */
+    files[1].bytes = SEALED_HEADER_BYTES - 1;
+    buf_clear(&sealed);
+    manifest_encode(&sealed, &m);
+    assert_int_equal(manifest_decode(buf_view(&sealed), &got, &ec), ERR_CORRUPT);
+    assert_null(got);
+    buf_release(&plain);
+    buf_release(&sealed);
+    buf_release(&filter);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(round_trip), cmocka_unit_test(states),
-        cmocka_unit_test(filters), cmocka_unit_test(damage), cmocka_unit_test(crafted)};
+        cmocka_unit_test(filters), cmocka_unit_test(damage), cmocka_unit_test(crafted),
+        cmocka_unit_test(sealed_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
