@@ -1,12 +1,13 @@
 /* Records and counts of blobs.
  *
- * Record of CATALOG_BLOBS: u8 format (1) | varint refs, bytes, uploader_no | 32 bytes SHA-256 | lstr content
- * type | lstr content_ref. Value of SPACE_REFS: u32 rows | content_ref. */
+ * Record of CATALOG_BLOBS: u8 format (1; 2: the digest is masked) | varint refs, bytes, uploader_no | 32 bytes
+ * SHA-256 | lstr content type | lstr content_ref. Value of SPACE_REFS: u32 rows | content_ref. Keys of files
+ * are in blob_key.c. */
 #include "store/committer.h"
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { BLOB_FORMAT = 1 };
+enum { BLOB_FORMAT = 1, BLOB_FORMAT_MASKED = 2 };
 
 static int nibble(char c)
 {
@@ -15,7 +16,7 @@ static int nibble(char c)
 
 void blob_record_encode(struct buf *b, struct str content_ref, const struct blob *blob)
 {
-    buf_u8(b, BLOB_FORMAT);
+    buf_u8(b, blob->masked ? BLOB_FORMAT_MASKED : BLOB_FORMAT);
     buf_varint(b, blob->refs);
     buf_varint(b, blob->bytes);
     buf_varint(b, blob->uploader_no);
@@ -29,8 +30,10 @@ enum err blob_record_decode(struct str bytes, struct str *ret_ref, struct blob *
 {
     struct reader r = reader_of(bytes);
     struct blob blob = {0};
-    if (read_u8(&r) != BLOB_FORMAT)
+    uint8_t format = read_u8(&r);
+    if (format != BLOB_FORMAT && format != BLOB_FORMAT_MASKED)
         return ERR_CORRUPT;
+    blob.masked = format == BLOB_FORMAT_MASKED;
     blob.refs = read_varint(&r);
     blob.bytes = read_varint(&r);
     blob.uploader_no = read_varint(&r);
@@ -155,6 +158,12 @@ enum err txn_blob_put(
     }
     struct blob record = *b;
     record.refs = 0;
+    if (b->key != NULL && !b->masked) {
+        blob_mask(&record, b->key);
+        e = blob_keys_offer(&txn->blob_keys, content_ref, b->key, ec);
+        if (e != ERR_OK)
+            return e;
+    }
     return put_record(txn, &k, content_ref, &record, ec);
 }
 
@@ -205,7 +214,13 @@ static enum err count_user(struct txn *t, uint64_t user_no, struct str ref, int6
     int64_t now = (int64_t)rows + delta;
     if (now <= 0) {
         txn_delete(t, &k);
+        txn_blob_key_drop(t, user_no, ref);
         return ERR_OK;
+    }
+    if (e == ERR_NOT_FOUND) {
+        e = txn_blob_key_take(t, user_no, ref, ec);
+        if (e != ERR_OK)
+            return e;
     }
     char entry[4 + BLOB_REF_BYTES_MAX];
     put_be32(entry, (uint32_t)now);

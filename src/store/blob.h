@@ -7,6 +7,13 @@
  *                                                                   ▼
  *                                          named by rows ──last ref goes──► buried (purge.h) ──► unlinked
  *
+ * Under encryption the file is sealed with a random key of its own from its first byte on. That key stands
+ * beside the SPACE_REFS entry of each user who holds a row that names the file (SPACE_REF_KEYS), sealed with
+ * that user's key, and nowhere else: who holds no such row cannot read it, and nobody can when the last one
+ * went. Refs and counts stand apart from it, since what is left of a user whose key was destroyed has to be
+ * cleared away without it. A new holder takes the key from the file being stored in the same op
+ * (txn_blob_put), or from a holder whose row is copied (txn_refs_from).
+ *
  * How many rows name a blob is counted in the same batch as the rows: per user in SPACE_REFS, in total in the
  * record in CATALOG_BLOBS. A crash between place and commit leaves a file without a record, which the sweep
  * at open sets aside.
@@ -32,9 +39,16 @@ struct blob {
     uint64_t refs;        /* rows of all users that name it */
     uint64_t bytes;       /* of the file */
     uint64_t uploader_no; /* whose quota it counts against; 0: nobody's */
-    char sha256[65];      /* hex */
+    char sha256[65];      /* hex; of the plain bytes */
     char content_type[96];
+    /* Under encryption a record keeps the digest masked, for it would tell who knows a text that somebody has
+     * it: until blob_reveal(), `masked` is set and sha256 is nobody's. */
+    bool masked;
+    const uint8_t *key; /* BLOB_KEY_BYTES of a file being stored, borrowed; NULL: not sealed, or read back */
 };
+#define BLOB_KEY_BYTES 32
+/* With the file's key. */
+void blob_reveal(struct blob *b, const uint8_t key[BLOB_KEY_BYTES]);
 
 /* ---- in a transaction ---------------------------------------------------------------------------------- */
 
@@ -45,6 +59,9 @@ enum err txn_blob_put(struct txn *txn, struct str content_ref, const struct blob
     struct errctx *ec) CHECKED;
 /* The record of a file that no row came to name goes again; the file is buried. */
 enum err txn_blob_drop(struct txn *txn, struct str content_ref, struct errctx *ec) CHECKED;
+/* From here to the end of the op, files that a user comes to hold and that are not stored in it have the key
+ * that `source_no` holds. */
+void txn_refs_from(struct txn *txn, uint64_t source_no);
 enum err txn_blob(struct txn *txn, struct str content_ref, struct blob *ret, struct errctx *ec) CHECKED;
 /* One row of the user more (+1) or less (-1) that names the ref. With the last one the record and the quota's
  * bytes go, and the file is buried once the group is durable. txn_message_insert, _update and _delete call it
@@ -63,6 +80,14 @@ enum err txn_refs_drop(
 
 /* Does a row of the snapshot's user name the ref? */
 enum err snapshot_holds(struct snapshot *snap, struct str content_ref, bool *ret, struct errctx *ec) CHECKED;
+/* The file's key, in the snapshot's arena, where a row of its user names the ref: NULL where it is not sealed.
+ * NOT_FOUND: no such row. */
+enum err snapshot_blob_key(
+    struct snapshot *snap, struct str content_ref, const uint8_t **ret, struct errctx *ec) CHECKED;
+/* The same by any user who holds it, for services: the owner of the folder that the ref names, or one of those
+ * who are or were in the group. NOT_FOUND: nobody has it. */
+enum err snapshot_blob_key_any(
+    struct snapshot *snap, struct str content_ref, const uint8_t **ret, struct errctx *ec) CHECKED;
 /* The record at the snapshot; NOT_FOUND. */
 enum err snapshot_blob(
     struct snapshot *snap, struct str content_ref, struct blob *ret, struct errctx *ec) CHECKED;

@@ -413,6 +413,7 @@ static void committer_free(struct committer *c)
     free(t->member_puts.at);
     group_lists_clear(&t->group_lists);
     records_release(&t->records);
+    blob_keys_release(&t->blob_keys);
     heads_release(&t->heads);
     arena_release(&t->arena);
     arena_release(&t->pending.arena);

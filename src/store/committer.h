@@ -129,6 +129,25 @@ void records_written(struct records *r, const struct overlay *o);
 void records_clear(struct records *r);
 void records_release(struct records *r);
 
+/* Keys of files that rows of the current op may come to name: blob_key.c. */
+struct blob_keys {
+    struct blob_key_offer *items;
+    size_t n, cap;
+    uint64_t source_no; /* txn_refs_from; 0: nobody */
+};
+enum err blob_keys_offer(
+    struct blob_keys *k, struct str content_ref, const uint8_t key[BLOB_KEY_BYTES], struct errctx *ec) CHECKED;
+/* The user comes to hold the ref: puts its key for them, where it has one and somebody at hand knows it. */
+enum err txn_blob_key_take(
+    struct txn *t, uint64_t user_no, struct str content_ref, struct errctx *ec) CHECKED;
+/* The user holds it no more. */
+void txn_blob_key_drop(struct txn *t, uint64_t user_no, struct str content_ref);
+/* Puts the mask on the digest. */
+void blob_mask(struct blob *b, const uint8_t key[BLOB_KEY_BYTES]);
+/* Wipes. */
+void blob_keys_clear(struct blob_keys *k);
+void blob_keys_release(struct blob_keys *k);
+
 struct txn {
     struct store *store;
     struct committer *committer;
@@ -147,6 +166,7 @@ struct txn {
     struct arena arena; /* of the current op */
     struct buf scratch, columns;
     int64_t now_us;
+    struct blob_keys blob_keys;          /* of the current op */
     bool stream_opening, stream_closing; /* of the current op: stream.h */
     uint64_t stream_home, opened, opened_home;
     bool refuse_writes; /* only barriers run: creating a user is UNAVAILABLE */

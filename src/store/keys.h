@@ -15,6 +15,7 @@
  *   MEMBERSHIPS           conv_no u32                       group_no u64 | u8 1: present, 0: past; then
  *                                                           earlier groups of this conversation, likewise
  *   REFS                  16 bytes of a hash of content_ref u32 rows of this user that name it | content_ref
+ *   REF_KEYS              the same, where files are sealed  u8 format | 32 bytes: the file's key
  *   QUOTA                                                   u64 bytes of media that count against the user
  *
  * Groups are numbered like users; a partition of theirs has CLIENT_IDS (conv_no 0) and
@@ -55,6 +56,7 @@ enum key_space {
     SPACE_STREAMS = 13,
     SPACE_REFS = 14,
     SPACE_QUOTA = 15,
+    SPACE_REF_KEYS = 16,
     CATALOG_FORMAT = 100,
     CATALOG_STATE = 101,
     CATALOG_USERS = 102,
@@ -92,7 +94,7 @@ struct key key_member(uint64_t user_no, uint32_t conv_no, struct str member);
 struct key key_members_of(uint64_t user_no, uint32_t conv_no);
 struct key key_membership(uint64_t user_no, uint32_t conv_no);
 struct key key_client_id(uint64_t user_no, uint32_t conv_no, struct str from, struct str client_id);
-/* REFS or CATALOG_BLOBS. */
+/* REFS, REF_KEYS or CATALOG_BLOBS. */
 struct key key_ref(uint64_t user_no, enum key_space space, struct str content_ref);
 /* STREAMS; `offset` in bytes. */
 struct key key_chunk(uint64_t user_no, int64_t msg_id, uint64_t offset);

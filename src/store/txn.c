@@ -44,6 +44,7 @@ void txn_begin_op(struct txn *t)
     arena_clear(&t->arena);
     t->stream_opening = t->stream_closing = false;
     t->stream_home = t->opened = t->opened_home = 0;
+    blob_keys_clear(&t->blob_keys);
     heads_begin_op(&t->heads);
     t->catalog_saved = t->catalog;
     t->pending_saved = t->pending.count;
