@@ -32,16 +32,24 @@ void kalamdb_sweep(struct kalamdb *db,
 /* ---- content ---- */
 
 /* A file that a row names, for whoever holds such a row (a user: one of their own rows; a service or admin:
- * any). The descriptor is the caller's and stays good when the file is deleted meanwhile. NOT_FOUND: no such
- * file, or no row of the caller's. `ref` is compared raw. Quick: a few look-ups in memory. */
+ * any). It is the caller's until kalamdb_content_close, and stays good when the file is deleted meanwhile.
+ * NOT_FOUND: no such file, or no row of the caller's. `ref` is compared raw. Quick: a few look-ups in memory.
+ */
+struct kalamdb_content_file;
 struct kalamdb_content {
-    int fd;
-    uint64_t size;
+    struct kalamdb_content_file *file;
+    int fd; /* of a file that is not sealed, for whoever reads it without kalamdb_content_read; else -1 */
+    uint64_t size;         /* of the content, as all that follows */
     char content_type[96]; /* "text/plain; charset=utf-8", "image/png" … */
     char sha256[65];       /* hex: a strong ETag */
 };
 kalamdb_code kalamdb_content_open(struct kalamdb *db, struct kalamdb_caller caller, struct kalamdb_str ref,
     struct kalamdb_content *ret, struct kalamdb_error *error);
+/* Up to n bytes from `at` on, sealed or not; fewer at the end only. What it gives is what was stored: a
+ * damaged block is an error. May wait for the disk; any thread, one at a time. */
+kalamdb_code kalamdb_content_read(
+    struct kalamdb_content *c, uint64_t at, void *p, size_t n, size_t *ret_n, struct kalamdb_error *error);
+void kalamdb_content_close(struct kalamdb_content *c);
 
 /* Storing media: begin, write each piece as it comes, finish with the message. One thread at a time; begin
  * and write do not wait for anything but the page cache. `owner` is whose tables get the message (ptr NULL:

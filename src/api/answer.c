@@ -92,12 +92,12 @@ void answer(struct call *c, int status, struct str content_type, struct str head
     buf_release(&h);
 }
 
-void answer_file(struct call *c, int status, struct str content_type, struct str headers, int fd,
-    uint64_t offset, uint64_t length)
+void answer_file(struct call *c, int status, struct str content_type, struct str headers,
+    struct net_file file, uint64_t offset, uint64_t length)
 {
     struct buf h = BUF_INIT(8192);
     close_call(c, status, headers, &h);
-    net_respond_file(c->req, status, content_type, buf_view(&h), fd, offset, length);
+    net_respond_file(c->req, status, content_type, buf_view(&h), file, offset, length);
     buf_release(&h);
 }
 

@@ -6,10 +6,11 @@
 #include "api/json_in.h"
 #include "api/server.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/timefmt.h"
 #include "net/range.h"
 #include <stdio.h>
-#include <unistd.h>
+#include <stdlib.h>
 
 #define TICKET_S 300
 
@@ -90,7 +91,53 @@ static void put_headers(struct buf *h, struct str ref, const struct kalamdb_cont
             ref.ptr + slash);
 }
 
-static void send_content(struct call *c, struct str ref, const struct kalamdb_content *content)
+/* ---- an answer out of a file, on any thread ---- */
+
+struct sending {
+    struct kalamdb_content content;
+    size_t len;
+    char ref[];
+};
+
+static int64_t sending_read(void *arg, uint64_t at, void *p, size_t n)
+{
+    struct sending *s = arg;
+    struct kalamdb_error error = {0};
+    size_t got = 0;
+    if (kalamdb_content_read(&s->content, at, p, n, &got, &error) == KALAMDB_OK)
+        return (int64_t)got;
+    log_event(LOG_ERROR, "content_unreadable", "s:error", err_wire((enum err)error.code), "s:ref", s->ref,
+        "i:at", (long long)at, NULL);
+    return -1;
+}
+
+static void sending_close(void *arg)
+{
+    struct sending *s = arg;
+    kalamdb_content_close(&s->content);
+    free(s);
+}
+
+/* Takes the content over. */
+static void send_file(struct call *c, struct str ref, const struct kalamdb_content *content,
+    struct str headers, const struct range_answer *a)
+{
+    struct sending *s = malloc(sizeof *s + ref.len + 1);
+    struct kalamdb_content own = *content;
+    if (s == NULL) {
+        kalamdb_content_close(&own);
+        answer_error(c, ERR_NO_MEMORY, "out of memory");
+        return;
+    }
+    s->content = own;
+    s->len = ref.len;
+    memcpy(s->ref, ref.ptr, ref.len);
+    s->ref[ref.len] = '\0';
+    answer_file(c, a->status, str_c(s->content.content_type), headers,
+        (struct net_file){s->content.fd, sending_read, sending_close, s}, a->offset, a->length);
+}
+
+static void send_content(struct call *c, struct str ref, struct kalamdb_content *content)
 {
     char etag[sizeof content->sha256 + 2];
     struct buf h = BUF_INIT(8192);
@@ -106,11 +153,11 @@ static void send_content(struct call *c, struct str ref, const struct kalamdb_co
         buf_printf(&h, "Content-Range: bytes %llu-%llu/%llu\r\n", (unsigned long long)a.offset,
             (unsigned long long)(a.offset + a.length - 1), (unsigned long long)content->size);
     if (a.status == 200 || a.status == 206) {
-        answer_file(c, a.status, str_c(content->content_type), buf_view(&h), content->fd, a.offset, a.length);
+        send_file(c, ref, content, buf_view(&h), &a);
         buf_release(&h);
         return;
     }
-    close(content->fd);
+    kalamdb_content_close(content);
     if (a.status == 304) {
         answer(c, 304, STR_NULL, buf_view(&h));
     } else if (a.status == 412) {
@@ -205,7 +252,7 @@ void serve_tickets(struct call *c)
     if (why != NULL) {
         answer_error(c, ERR_INVALID_REQUEST, "%s", why);
     } else if (open_content(c, ref, &content, &code)) {
-        close(content.fd);
+        kalamdb_content_close(&content);
         answer_ticket(c, ref);
     } else if (code == (kalamdb_code)ERR_NOT_FOUND) {
         answer_error(c, ERR_NOT_FOUND, "no such content");

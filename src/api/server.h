@@ -183,8 +183,8 @@ void answer_failure(struct call *c);
 /* 200 with req->body, an object that is still open, and the time that the call took. */
 void answer_timed(struct call *c);
 /* Bytes of a file, which is closed after; see net_respond_file. */
-void answer_file(struct call *c, int status, struct str content_type, struct str headers, int fd,
-    uint64_t offset, uint64_t length);
+void answer_file(struct call *c, int status, struct str content_type, struct str headers,
+    struct net_file file, uint64_t offset, uint64_t length);
 /* What net says of a request that is none, or of a body that will not come whole. */
 void answer_http_failure(struct call *c, int status, const char *why);
 /* Any status of HTTP with an error body; `headers` beyond the usual. */

@@ -46,7 +46,8 @@ struct kalamdb_export {
     size_t ref;      /* position of the next */
     bool refs_known;
 
-    int fd; /* the file being copied; -1: none */
+    int fd; /* the file being copied; -1: none, or it is `content` */
+    struct blob_reader *content;
     uint64_t left;
     struct archive_file file;
     char path[ARCHIVE_PATH_MAX + 1];
@@ -60,6 +61,12 @@ struct kalamdb_export {
 
 /* ---- members of the tar ------------------------------------------------------------------------------- */
 
+static enum err member_head(struct kalamdb_export *x, struct errctx *ec)
+{
+    x->file.path = str_c(x->path);
+    return archive_writer_begin(x->tar, x->file.path, x->left, x->mtime_s, ec);
+}
+
 /* From here on fd is the export's. */
 static enum err member_begin(struct kalamdb_export *x, int fd, struct errctx *ec)
 {
@@ -67,18 +74,40 @@ static enum err member_begin(struct kalamdb_export *x, int fd, struct errctx *ec
     x->fd = fd;
     if (fstat(fd, &st) < 0)
         return err_internal(ec, ERR_IO, "export: stat: %s", strerror(errno));
-    x->file.path = str_c(x->path);
     x->file.bytes = x->left = (uint64_t)st.st_size;
     enum err e = os_sha256_fd(fd, x->left, x->file.sha256, ec);
     if (e == ERR_OK && lseek(fd, 0, SEEK_SET) < 0)
         e = err_internal(ec, ERR_IO, "export: seek: %s", strerror(errno));
-    return e == ERR_OK ? archive_writer_begin(x->tar, x->file.path, x->left, x->mtime_s, ec) : e;
+    return e == ERR_OK ? member_head(x, ec) : e;
+}
+
+/* The same of a content file, which is the export's already. */
+static enum err member_begin_content(struct kalamdb_export *x, struct errctx *ec)
+{
+    char chunk[64 << 10];
+    struct os_sha256 *hash = os_sha256_begin();
+    enum err e = hash != NULL ? ERR_OK : err_internal(ec, ERR_NO_MEMORY, "export");
+    x->file.bytes = x->left = blob_reader_size(x->content);
+    for (uint64_t at = 0; e == ERR_OK && at < x->left;) {
+        size_t n = 0;
+        e = blob_reader_pread(x->content, chunk, sizeof chunk, at, &n, ec);
+        if (e == ERR_OK && n == 0)
+            e = err_internal(ec, ERR_IO, "export: read %s: short", x->path);
+        if (e == ERR_OK)
+            os_sha256_add(hash, chunk, n);
+        at += n;
+    }
+    os_sha256_end(hash, hash != NULL ? x->file.sha256 : NULL);
+    return e == ERR_OK ? member_head(x, ec) : e;
 }
 
 static enum err member_end(struct kalamdb_export *x, struct errctx *ec)
 {
-    close(x->fd);
+    if (x->fd >= 0)
+        close(x->fd);
     x->fd = -1;
+    blob_reader_close(x->content);
+    x->content = NULL;
     if (x->files.len > 0)
         buf_u8(&x->files, ',');
     archive_manifest_file(&x->files, &x->file);
@@ -94,7 +123,13 @@ static enum err member_copy(struct kalamdb_export *x, struct errctx *ec)
     size_t want = x->left < sizeof chunk ? (size_t)x->left : sizeof chunk;
     if (want == 0)
         return member_end(x, ec);
-    int64_t n = os_read_all(x->fd, chunk, want);
+    size_t got = 0;
+    enum err e = x->content != NULL
+                     ? blob_reader_pread(x->content, chunk, want, x->file.bytes - x->left, &got, ec)
+                     : ERR_OK;
+    if (e != ERR_OK)
+        return e;
+    int64_t n = x->content != NULL ? (int64_t)got : os_read_all(x->fd, chunk, want);
     if (n != (int64_t)want)
         return err_internal(ec, ERR_IO, "export: read %s: %s", x->path, n < 0 ? strerror((int)-n) : "short");
     x->left -= want;
@@ -245,13 +280,15 @@ static enum err content(struct kalamdb_export *x, struct errctx *ec)
     }
     struct str ref = str_c(x->refs.ptr + x->ref);
     x->ref += ref.len + 1;
-    int fd = -1;
-    e = store_blob_open(x->transfer.db->store, ref, &fd, ec);
+    const uint8_t *key = NULL;
+    e = snapshot_blob_key(x->snap, ref, &key, ec);
+    if (e == ERR_OK)
+        e = store_blob_open(x->transfer.db->store, ref, key, &x->content, ec);
     x->file = (struct archive_file){.has_rows = false};
     snprintf(x->path, sizeof x->path, "content/%.*s", STR_FMT(ref));
     if (e == ERR_NOT_FOUND)
         return err_internal(ec, ERR_CORRUPT, "export: %s is missing", x->path);
-    return e == ERR_OK ? member_begin(x, fd, ec) : e;
+    return e == ERR_OK ? member_begin_content(x, ec) : e;
 }
 
 static enum err manifest(struct kalamdb_export *x, struct errctx *ec)
@@ -275,7 +312,7 @@ static enum err manifest(struct kalamdb_export *x, struct errctx *ec)
 
 static enum err advance(struct kalamdb_export *x, struct errctx *ec)
 {
-    if (x->fd >= 0)
+    if (x->fd >= 0 || x->content != NULL)
         return member_copy(x, ec);
     switch (x->stage) {
     case STAGE_MESSAGES:
@@ -301,7 +338,8 @@ static enum err step(struct kalamdb_export *x)
 {
     enum err e = x->failed ? x->ec.code : ERR_OK;
     buf_clear(&x->out);
-    while (e == ERR_OK && x->out.len < STEP_BYTES && (x->stage != STAGE_END || x->fd >= 0)) {
+    while (e == ERR_OK && x->out.len < STEP_BYTES &&
+           (x->stage != STAGE_END || x->fd >= 0 || x->content != NULL)) {
         e = transfer_alive(&x->transfer, &x->ec);
         if (e == ERR_OK)
             e = advance(x, &x->ec);
@@ -434,6 +472,7 @@ void kalamdb_export_close(struct kalamdb_export *x)
     archive_writer_free(x->tar);
     if (x->fd >= 0)
         close(x->fd);
+    blob_reader_close(x->content);
     snapshot_close(x->snap);
     transfer_end(&x->transfer);
     free(x->cuts);

@@ -198,6 +198,7 @@ static void first_found(void *arg, struct kalamdb_result *result, const struct k
     struct kalamdb_upload *u = arg;
     struct errctx ec;
     struct snapshot *snap = NULL;
+    const uint8_t *key = NULL;
     struct blob blob;
     if (error->code != KALAMDB_OK) {
         answer(u, error);
@@ -216,7 +217,10 @@ static void first_found(void *arg, struct kalamdb_result *result, const struct k
         u->answer.height = v[2].type == KALAMDB_BIGINT ? (uint32_t)v[2].i : 0;
         errctx_clear(&ec);
         if (snapshot_open(u->db->store, u->owner, &snap, &ec) == ERR_OK &&
-            snapshot_blob(snap, engine_str(u->answer.content_ref), &blob, &ec) == ERR_OK) {
+            snapshot_blob(snap, engine_str(u->answer.content_ref), &blob, &ec) == ERR_OK &&
+            snapshot_blob_key(snap, engine_str(u->answer.content_ref), &key, &ec) == ERR_OK) {
+            if (key != NULL)
+                blob_reveal(&blob, key);
             u->answer.size = blob.bytes;
             memcpy(u->answer.content_type, blob.content_type, sizeof u->answer.content_type);
             memcpy(u->answer.sha256, blob.sha256, sizeof u->answer.sha256);

@@ -143,13 +143,13 @@ void net_respond(struct net_request *r, int status, struct str content_type, str
     end_answer(r);
 }
 
-void net_respond_file(struct net_request *r, int status, struct str content_type, struct str headers, int fd,
-    uint64_t offset, uint64_t length)
+void net_respond_file(struct net_request *r, int status, struct str content_type, struct str headers,
+    struct net_file from, uint64_t offset, uint64_t length)
 {
     bool wanted = r->in.method != HTTP_M_HEAD;
-    struct file_answer *file = wanted ? file_answer_new(r->loop, fd, offset, length) : NULL;
+    struct file_answer *file = wanted ? file_answer_new(r->loop, from, offset, length) : NULL;
     if (file == NULL)
-        close(fd);
+        from.close(from.arg);
     buf_clear(&r->body);
     r->body.failed = file == NULL && wanted;
     if (!begin_answer(r)) {

@@ -158,7 +158,8 @@ void body_forget(struct net_conn *c); /* CONN_CHUNKED ends: nobody is told */
 uint64_t body_deadline(const struct net_conn *c);
 
 /* file.c: answers out of files */
-struct file_answer *file_answer_new(struct net_loop *loop, int fd, uint64_t offset, uint64_t length);
+struct file_answer *file_answer_new(
+    struct net_loop *loop, struct net_file file, uint64_t offset, uint64_t length);
 void file_answer_free(struct file_answer *f); /* NULL allowed; a read under way ends first */
 /* Queues what there is room for. True: all of it is queued. False: more will be; or the connection was
  * closed. */

@@ -1,6 +1,7 @@
 /* Answers out of files, in pieces of at most CHUNK_BYTES: the page cache is read here and now, what the disk
  * has to bring is read by a thread of the pool, so that no other connection waits for it. The next piece is
- * read when less than LOW_BYTES wait for the socket; a client that does not read costs two pieces at most. */
+ * read when less than LOW_BYTES wait for the socket; a client that does not read costs two pieces at most. A
+ * file that is read by its `read` is always read there. */
 #include "net/conn.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ struct file_answer {
     struct net_job job;
     struct net_loop *loop;
     struct net_conn *conn; /* while a read is under way; NULL: nobody waits for it */
-    int fd;
+    struct net_file file;
     uint64_t at, left;
     char *chunk;
     ssize_t got;
@@ -23,13 +24,14 @@ struct file_answer {
     bool reading;
 };
 
-struct file_answer *file_answer_new(struct net_loop *loop, int fd, uint64_t offset, uint64_t length)
+struct file_answer *file_answer_new(
+    struct net_loop *loop, struct net_file file, uint64_t offset, uint64_t length)
 {
     struct file_answer *f = calloc(1, sizeof *f);
     if (f == NULL)
         return NULL;
     f->loop = loop;
-    f->fd = fd;
+    f->file = file;
     f->at = offset;
     f->left = length;
     return f;
@@ -42,7 +44,7 @@ void file_answer_free(struct file_answer *f)
     f->conn = NULL;
     if (f->reading) /* its `done` comes back here */
         return;
-    close(f->fd);
+    f->file.close(f->file.arg);
     free(f->chunk);
     free(f);
 }
@@ -52,16 +54,22 @@ static struct file_answer *file_of(struct net_job *job)
     return (struct file_answer *)((char *)job - offsetof(struct file_answer, job));
 }
 
+/* To the next multiple of CHUNK_BYTES: what is read in blocks of that many is not read twice. */
 static size_t wanted(const struct file_answer *f)
 {
-    return f->left < CHUNK_BYTES ? (size_t)f->left : CHUNK_BYTES;
+    size_t n = CHUNK_BYTES - (size_t)(f->at % CHUNK_BYTES);
+    return f->left < n ? (size_t)f->left : n;
 }
 
 static void read_chunk(struct net_job *job)
 {
     struct file_answer *f = file_of(job);
+    if (f->file.fd < 0) {
+        f->got = (ssize_t)f->file.read(f->file.arg, f->at, f->chunk, wanted(f));
+        return;
+    }
     do {
-        f->got = pread(f->fd, f->chunk, wanted(f), (off_t)f->at);
+        f->got = pread(f->file.fd, f->chunk, wanted(f), (off_t)f->at);
     } while (f->got < 0 && errno == EINTR);
 }
 
@@ -109,9 +117,9 @@ static bool read_elsewhere(struct net_conn *c, struct file_answer *f)
 static bool read_here(struct file_answer *f)
 {
     struct iovec v = {.iov_base = f->chunk, .iov_len = wanted(f)};
-    if (f->burst++ >= BURST)
+    if (f->file.fd < 0 || f->burst++ >= BURST)
         return false;
-    f->got = preadv2(f->fd, &v, 1, (off_t)f->at, RWF_NOWAIT);
+    f->got = preadv2(f->file.fd, &v, 1, (off_t)f->at, RWF_NOWAIT);
     return f->got >= 0;
 }
 

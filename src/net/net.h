@@ -76,11 +76,20 @@ struct net_handler {
 /* Answers with req->body. `headers` are whole lines ending in CRLF beyond Content-Type, Content-Length, Date,
  * Connection and the fixed security headers; content_type ptr NULL: none (204). The request is gone after. */
 void net_respond(struct net_request *req, int status, struct str content_type, struct str headers);
+/* An open file: read by its descriptor, or where that is -1 by `read`, which may wait for the disk and is
+ * called on a thread of the pool, one call at a time: bytes from the offset on, fewer at the end only;
+ * negative: it cannot be read. `close` ends either; on any thread. */
+struct net_file {
+    int fd;
+    int64_t (*read)(void *arg, uint64_t at, void *p, size_t n);
+    void (*close)(void *arg);
+    void *arg;
+};
 /* Answers with bytes of an open file, which is net's from here on and read in pieces at the pace of the
- * client; nothing of it for HEAD. A file that ends early cuts the connection. `headers` as in net_respond; a
- * Cache-Control among them replaces the usual one. */
+ * client; nothing of it for HEAD. A file that ends early or cannot be read cuts the connection. `headers` as
+ * in net_respond; a Cache-Control among them replaces the usual one. */
 void net_respond_file(struct net_request *req, int status, struct str content_type, struct str headers,
-    int fd, uint64_t offset, uint64_t length);
+    struct net_file file, uint64_t offset, uint64_t length);
 static inline struct str net_header(const struct net_request *req, struct str lower_name)
 {
     return http_message_header(&req->in, lower_name);

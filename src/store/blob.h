@@ -80,12 +80,12 @@ enum err txn_refs_drop(
 
 /* Does a row of the snapshot's user name the ref? */
 enum err snapshot_holds(struct snapshot *snap, struct str content_ref, bool *ret, struct errctx *ec) CHECKED;
-/* The file's key, in the snapshot's arena, where a row of its user names the ref: NULL where it is not sealed.
- * NOT_FOUND: no such row. */
+/* The file's key, in the snapshot's arena, where a row of its user names the ref: NULL where it is not
+ * sealed. NOT_FOUND: no such row. */
 enum err snapshot_blob_key(
     struct snapshot *snap, struct str content_ref, const uint8_t **ret, struct errctx *ec) CHECKED;
-/* The same by any user who holds it, for services: the owner of the folder that the ref names, or one of those
- * who are or were in the group. NOT_FOUND: nobody has it. */
+/* The same by any user who holds it, for services: the owner of the folder that the ref names, or one of
+ * those who are or were in the group. NOT_FOUND: nobody has it. */
 enum err snapshot_blob_key_any(
     struct snapshot *snap, struct str content_ref, const uint8_t **ret, struct errctx *ec) CHECKED;
 /* The record at the snapshot; NOT_FOUND. */
@@ -97,9 +97,21 @@ enum err snapshot_each_ref(struct snapshot *snap,
     struct errctx *ec) CHECKED;
 /* Bytes of media that count against the user. */
 enum err snapshot_quota(struct snapshot *snap, uint64_t *ret_bytes, struct errctx *ec) CHECKED;
-/* The file of a ref that a record or a row named (never of one that a client sent): a descriptor, read-only.
- * While the snapshot is open, what it names is there. NOT_FOUND, IO. */
-enum err store_blob_open(struct store *s, struct str content_ref, int *ret_fd, struct errctx *ec) CHECKED;
+/* The file of a ref that a record or a row named (never of one that a client sent), with the key that
+ * snapshot_blob_key gave (NULL: it is not sealed). While the snapshot is open, what it names is there; once
+ * opened it stays readable. NOT_FOUND, IO, CORRUPT. One thread at a time. */
+struct blob_reader;
+enum err store_blob_open(struct store *s, struct str content_ref, const uint8_t *key,
+    struct blob_reader **ret, struct errctx *ec) CHECKED;
+/* Bytes of content. */
+uint64_t blob_reader_size(const struct blob_reader *r);
+/* Of a file that is not sealed, to be read by whoever knows better; -1: it is. The reader's. */
+int blob_reader_fd(const struct blob_reader *r);
+/* Up to n bytes from `at` on, fewer at the end only: what it gives was checked. IO, CORRUPT. */
+enum err blob_reader_pread(
+    struct blob_reader *r, void *p, size_t n, uint64_t at, size_t *ret_n, struct errctx *ec) CHECKED;
+/* NULL allowed. */
+void blob_reader_close(struct blob_reader *r);
 /* Text lives in msg-…, media in media-…: is the ref one of media? Then `content` is the whole caption. */
 bool blob_ref_is_media(struct str content_ref);
 /* Length of the preview of a text. */

@@ -1,8 +1,11 @@
 /* Files on their way to becoming blobs. Whoever is at work on one is listed in store.files, under the name of
  * the temporary and, from before the rename on, under the content_ref too, so that the sweeper leaves both
- * alone until the commit has told what became of it. */
+ * alone until the commit has told what became of it. Where files are sealed, a temporary is so from its first
+ * byte on. */
 #include "media/media.h"
+#include "store/blob_read.h"
 #include "store/internal.h"
+#include "vault/sealed_file.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,7 +20,9 @@ struct blob_file {
     struct store *store;
     struct blob_file *prev, *next; /* store.files.lock */
     int fd;
-    struct os_sha256 *hash;
+    struct sealed_writer *seal;  /* NULL: finished, or files are not sealed */
+    uint8_t key[BLOB_KEY_BYTES]; /* wiped in the end */
+    struct os_sha256 *hash;      /* of the plain bytes, as are all numbers here */
     uint64_t bytes;
     char name[40];        /* of the temporary */
     struct buf path, ref; /* where it is now; ref is empty before it is placed, and guarded by the lock */
@@ -75,11 +80,21 @@ static enum err io_error(struct errctx *ec, const char *what, int error)
     return err_internal(ec, ERR_IO, "content file: %s: %s", what, strerror(error));
 }
 
+/* What the sealing says in the words of this file: a full disk is no internal error. */
+static enum err write_error(enum err e, struct errctx *ec)
+{
+    if (e == ERR_IO && (errno == ENOSPC || errno == EDQUOT))
+        return io_error(ec, "write", errno);
+    return e;
+}
+
 static void release(struct blob_file *f)
 {
     if (f == NULL)
         return;
     list_remove(f);
+    sealed_writer_free(f->seal);
+    explicit_bzero(f->key, sizeof f->key);
     if (f->fd >= 0)
         close(f->fd);
     os_sha256_end(f->hash, NULL);
@@ -107,6 +122,14 @@ static enum err create(struct blob_file *f, struct errctx *ec)
     }
 }
 
+static enum err seal_begin(struct blob_file *f, struct errctx *ec)
+{
+    const struct os *os = f->store->os;
+    os->random(os->ctx, f->key, sizeof f->key);
+    f->info.key = f->key;
+    return write_error(sealed_writer_open(os, f->fd, f->key, BLOB_CONTEXT, &f->seal, ec), ec);
+}
+
 enum err blob_file_new(struct store *s, struct blob_file **ret, struct errctx *ec)
 {
     enum err e = store_writable(s, ec);
@@ -129,11 +152,13 @@ enum err blob_file_new(struct store *s, struct blob_file **ret, struct errctx *e
         e = err_set(ec, ERR_NO_MEMORY, "out of memory");
     else
         e = create(f, ec);
+    f->on_disk = e == ERR_OK;
+    if (e == ERR_OK && store_encrypts(s))
+        e = seal_begin(f, ec);
     if (e != ERR_OK) {
-        release(f);
+        blob_file_discard(f);
         return e;
     }
-    f->on_disk = true;
     *ret = f;
     return ERR_OK;
 }
@@ -148,9 +173,12 @@ enum err blob_file_write(struct blob_file *f, struct str bytes, struct errctx *e
         if (e != ERR_OK)
             return e;
     }
-    int rc = os_write_all(f->fd, bytes.ptr, bytes.len);
+    int rc = f->seal == NULL ? os_write_all(f->fd, bytes.ptr, bytes.len) : 0;
     if (rc < 0)
         return io_error(ec, "write", -rc);
+    enum err sealed = f->seal != NULL ? sealed_writer_append(f->seal, bytes, ec) : ERR_OK;
+    if (sealed != ERR_OK)
+        return write_error(sealed, ec);
     if (f->head_len < sizeof f->head && bytes.len > 0) {
         size_t n = sizeof f->head - f->head_len;
         n = bytes.len < n ? bytes.len : n;
@@ -167,27 +195,45 @@ uint64_t blob_file_bytes(const struct blob_file *f)
     return f->bytes;
 }
 
-static int64_t read_at(void *arg, uint64_t offset, void *p, size_t n)
+/* The last block, if it is sealed, and on the disk. */
+static enum err settle(struct blob_file *f, struct errctx *ec)
 {
-    const struct blob_file *f = arg;
-    return offset < INT64_MAX - n ? pread(f->fd, p, n, (off_t)offset) : -1;
+    const struct os *os = f->store->os;
+    enum err e = f->seal != NULL ? sealed_writer_end(f->seal, ec) : ERR_OK;
+    if (e != ERR_OK)
+        return write_error(e, ec);
+    sealed_writer_free(f->seal);
+    f->seal = NULL;
+    int rc = os->fsync(os->ctx, f->fd);
+    return rc < 0 ? io_error(ec, "fsync", -rc) : ERR_OK;
 }
 
-#define TEXT_TYPE ((struct media_type){"bin", "text/plain; charset=utf-8"})
+static enum err measure(struct blob_file *f, struct media_type type, struct errctx *ec)
+{
+    struct blob_reader *r;
+    int fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return io_error(ec, "open", errno);
+    enum err e = blob_reader_new(fd, f->info.key, &r, ec);
+    if (e != ERR_OK)
+        return e;
+    struct media_source source = {blob_reader_source, r};
+    (void)media_dimensions(type, &source, &f->width, &f->height); /* 0 where the header does not tell */
+    blob_reader_close(r);
+    return ERR_OK;
+}
 
 enum err blob_file_finish(struct blob_file *f, bool media, struct errctx *ec)
 {
-    const struct os *os = f->store->os;
-    int rc = os->fsync(os->ctx, f->fd);
-    if (rc < 0)
-        return io_error(ec, "fsync", -rc);
-    struct media_type type = TEXT_TYPE;
+    struct media_type type = BLOB_TEXT_TYPE;
+    enum err e = settle(f, ec);
     f->is_media = media;
-    if (media) {
+    if (e == ERR_OK && media) {
         type = media_sniff(str_n(f->head, f->head_len));
-        struct media_source source = {read_at, f};
-        (void)media_dimensions(type, &source, &f->width, &f->height); /* 0 where the header does not tell */
+        e = measure(f, type, ec);
     }
+    if (e != ERR_OK)
+        return e;
     f->info.bytes = f->bytes;
     f->extension = type.extension;
     snprintf(f->info.content_type, sizeof f->info.content_type, "%s", type.content_type);
@@ -196,22 +242,6 @@ enum err blob_file_finish(struct blob_file *f, bool media, struct errctx *ec)
     close(f->fd);
     f->fd = -1;
     return ERR_OK;
-}
-
-enum err blob_describe(int fd, uint64_t size, bool media, struct blob *ret, struct errctx *ec)
-{
-    char *head = malloc(MEDIA_HEAD_BYTES);
-    ssize_t n = head != NULL ? pread(fd, head, MEDIA_HEAD_BYTES, 0) : -1;
-    struct media_type type = TEXT_TYPE;
-    enum err e = n < 0 ? err_internal(ec, ERR_IO, "content file: read") : ERR_OK;
-    if (e == ERR_OK)
-        e = os_sha256_fd(fd, size, ret->sha256, ec);
-    if (e == ERR_OK && media)
-        type = media_sniff(str_n(head, (size_t)n));
-    ret->bytes = size;
-    snprintf(ret->content_type, sizeof ret->content_type, "%s", type.content_type);
-    free(head);
-    return e;
 }
 
 const struct blob *blob_file_info(const struct blob_file *f)
@@ -348,26 +378,6 @@ void blob_file_discard(struct blob_file *f)
     if (f->on_disk)
         pins_unlink(f->store->os, f->path.ptr); /* what stays is the sweeper's */
     release(f);
-}
-
-/* ---- descriptors --------------------------------------------------------------------------------------- */
-
-enum err store_blob_open(struct store *s, struct str content_ref, int *ret_fd, struct errctx *ec)
-{
-    struct buf path = BUF_INIT(PATH_BYTES_MAX);
-    store_blob_path(s, content_ref, &path);
-    if (path.failed) {
-        buf_release(&path);
-        return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    }
-    int fd = open(path.ptr, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    int error = errno;
-    buf_release(&path);
-    if (fd < 0)
-        return error == ENOENT ? err_set(ec, ERR_NOT_FOUND, "the file is missing")
-                               : err_internal(ec, ERR_IO, "content file: open: %s", strerror(error));
-    *ret_fd = fd;
-    return ERR_OK;
 }
 
 /* ---- ids ----------------------------------------------------------------------------------------------- */

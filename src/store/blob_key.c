@@ -1,8 +1,8 @@
 /* Keys of sealed files, and what is kept under them.
  *
- * Value of SPACE_REF_KEYS: u8 format (1) | 32 bytes. The store seals it, as all values of that space, with the
- * key of the user whose partition it is in, bound to the whole RocksDB key: so a file's name, its holder and
- * its key belong together, and a file that is put in another's place does not open.
+ * Value of SPACE_REF_KEYS: u8 format (1) | 32 bytes. The store seals it, as all values of that space, with
+ * the key of the user whose partition it is in, bound to the whole RocksDB key: so a file's name, its holder
+ * and its key belong together, and a file that is put in another's place does not open.
  *
  * The digest in a file's record is masked with SHA-256(label | file key): that key is random, used for one
  * file and the mask for one digest, so that the record alone tells nothing about the content. */
@@ -87,7 +87,8 @@ enum err blob_keys_offer(
 {
     if (k->n == k->cap) {
         size_t cap = k->cap == 0 ? 8 : k->cap * 2;
-        struct blob_key_offer *p = calloc(cap, sizeof *p); /* not realloc: what it leaves behind is not wiped */
+        struct blob_key_offer *p =
+            calloc(cap, sizeof *p); /* not realloc: what it leaves behind is not wiped */
         if (p == NULL)
             return err_set(ec, ERR_NO_MEMORY, "out of memory");
         if (k->n > 0)
@@ -126,7 +127,7 @@ void txn_refs_from(struct txn *txn, uint64_t source_no)
 enum err txn_blob_key_take(struct txn *t, uint64_t user_no, struct str content_ref, struct errctx *ec)
 {
     const struct blob_keys *offers = &t->blob_keys;
-    const uint8_t *key;
+    const uint8_t *key = NULL;
     struct str value;
     char hash[16];
     hash_of(content_ref, hash);

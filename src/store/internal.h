@@ -164,6 +164,12 @@ struct store {
     struct hist commit_hist, sync_hist;
 };
 
+/* Are files and values sealed here? Fixed when the directory is made. */
+static inline bool store_encrypts(const struct store *s)
+{
+    return s->cfg.vault != NULL || s->cfg.seal_files;
+}
+
 /* For operators in store_writable, stats. Free space is measured at most this often. */
 #define RESERVE_CHECK_US 1000000
 
@@ -289,7 +295,7 @@ void store_blob_path(const struct store *s, struct str content_ref, struct buf *
 /* blob_file.c: is somebody at work on the file of that name (of the uploads folder, or a content_ref)? */
 bool blob_file_in_flight(struct store *s, struct str name);
 /* What finish would say of a file that is there already: bytes, SHA-256, content type. */
-enum err blob_describe(int fd, uint64_t size, bool media, struct blob *ret, struct errctx *ec) CHECKED;
+enum err blob_describe(struct blob_reader *r, bool media, struct blob *ret, struct errctx *ec) CHECKED;
 /* Under the data directory; its name begins PRIVATE_DIR. */
 #define UPLOADS_DIR PRIVATE_DIR "/uploads"
 /* sweep.c: all that was committed before is durable, and files that lost their last row in it are buried. Not

@@ -36,6 +36,7 @@ struct store_config {
     size_t block_cache_bytes, write_buffer_bytes;
     uint64_t cold_cache_bytes; /* of Parquet files kept in memory for workers; 0: none */
     struct vault *vault;       /* NULL: nothing is sealed */
+    bool seal_files;           /* content files are sealed even without a vault (tests) */
 };
 
 struct vault;

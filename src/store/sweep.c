@@ -280,26 +280,26 @@ static enum err restore_apply(struct commit_op *op, struct txn *txn, struct errc
     return e == ERR_OK ? txn_ref_repair(txn, 0, r->ref, 0, (int64_t)r->blob.refs, ec) : e;
 }
 
-static enum err restore_record(struct sweeper *w, struct str ref, uint64_t n, struct errctx *ec)
+static enum err restore_record(
+    struct sweeper *w, struct snapshot *holder, struct str ref, uint64_t n, struct errctx *ec)
 {
     struct restore r = {.op = {.apply = restore_apply}, .ref = ref, .blob = {.refs = n}};
-    int fd;
-    struct stat st;
-    enum err e = store_blob_open(w->s, ref, &fd, ec);
+    struct blob_reader *file = NULL;
+    const uint8_t *key = NULL;
+    enum err e = snapshot_blob_key(holder, ref, &key, ec);
+    if (e == ERR_OK)
+        e = store_blob_open(w->s, ref, key, &file, ec);
     if (e == ERR_NOT_FOUND) {
         errctx_clear(ec);
         return ERR_OK; /* counted as missing */
     }
-    if (e != ERR_OK)
-        return e;
-    if (fstat(fd, &st) < 0)
-        e = err_internal(ec, ERR_IO, "content file: %s", strerror(errno));
-    else
-        e = blob_describe(fd, (uint64_t)st.st_size, blob_ref_is_media(ref), &r.blob, ec);
-    close(fd);
+    if (e == ERR_OK)
+        e = blob_describe(file, blob_ref_is_media(ref), &r.blob, ec);
+    blob_reader_close(file);
     if (e != ERR_OK)
         return e;
     r.blob.refs = n;
+    r.blob.key = key;
     w->counts->blobs_repaired++;
     return store_commit_wait(w->s, &r.op, ec);
 }
@@ -392,10 +392,16 @@ static enum err sweep_blob(void *arg, struct str ref, const struct blob *b, stru
     return repair(w, 0, ref, 0, n > 0 ? (int64_t)(n - b->refs) : -(int64_t)(b->refs > 0 ? b->refs : 1), ec);
 }
 
+struct find {
+    struct sweeper *w;
+    struct snapshot *snap;
+};
+
 /* Refs whose record is missing. */
 static enum err find_record(void *arg, struct str ref, uint32_t rows, struct errctx *ec)
 {
-    struct sweeper *w = arg;
+    const struct find *f = arg;
+    struct sweeper *w = f->w;
     struct blob b;
     char key[16];
     (void)rows;
@@ -405,7 +411,7 @@ static enum err find_record(void *arg, struct str ref, uint32_t rows, struct err
     errctx_clear(ec);
     key_of_ref(ref, key);
     uint64_t n = total_of(&w->refs, key);
-    return n > 0 ? restore_record(w, ref, n, ec) : ERR_OK;
+    return n > 0 ? restore_record(w, f->snap, ref, n, ec) : ERR_OK;
 }
 
 /* What the records say that a user has uploaded against what is counted. */
@@ -435,7 +441,7 @@ static enum err sweep_user_records(void *arg, uint64_t user_no, struct str user_
     if (e == ERR_OK)
         e = snapshot_open_in_no(w->view, user_no, &snap, ec);
     if (e == ERR_OK)
-        e = snapshot_each_ref(snap, find_record, w, ec);
+        e = snapshot_each_ref(snap, find_record, &(struct find){w, snap}, ec);
     if (e == ERR_OK)
         e = sweep_quota(w, snap, user_no, ec);
     snapshot_close(snap);

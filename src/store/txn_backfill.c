@@ -224,6 +224,7 @@ enum err txn_backfill_chunk(struct txn *txn, struct backfill_chunk *ch, struct e
     }
     if (e == ERR_OK && ch->nrows > 0)
         e = source_unchanged(txn, ch, g.values[CONV_ID].s, ec);
+    txn_refs_from(txn, ch->source_no); /* who has the row has the key of its file */
     for (size_t i = 0; e == ERR_OK && i < ch->nrows; i++)
         e = copy_row(txn, ch, &c, ch->rows[i], ec);
     if (e != ERR_OK)

@@ -66,6 +66,19 @@ kalamdb_code kalamdb_content_open(struct kalamdb *db, struct kalamdb_caller call
     return fail(error, ERR_NOT_FOUND, "not here");
 }
 
+kalamdb_code kalamdb_content_read(
+    struct kalamdb_content *c, uint64_t at, void *p, size_t n, size_t *ret_n, struct kalamdb_error *error)
+{
+    ssize_t got = pread(c->fd, p, n, (off_t)at);
+    *ret_n = got > 0 ? (size_t)got : 0;
+    return got >= 0 ? KALAMDB_OK : fail(error, ERR_IO, "not readable");
+}
+
+void kalamdb_content_close(struct kalamdb_content *c)
+{
+    close(c->fd);
+}
+
 kalamdb_code kalamdb_upload_begin(struct kalamdb *db, struct kalamdb_caller caller, struct kalamdb_str owner,
     struct kalamdb_upload **ret, struct kalamdb_error *error)
 {

@@ -31,7 +31,7 @@ static void the_boundary_is_exact(void **state)
     assert_string_equal(code(open_as("alice", KALAMDB_USER, "", &c)), "NOT_FOUND");
     assert_string_equal(code(open_as("s", KALAMDB_SERVICE, "alice//msg-1.bin", &c)), "NOT_FOUND");
     assert_int_equal(open_as("s", KALAMDB_SERVICE, ref, &c), KALAMDB_OK);
-    close(c.fd);
+    kalamdb_content_close(&c);
 }
 
 static void the_preview_ends_on_a_character(void **state)

@@ -191,12 +191,14 @@ static void a_sweep_leaves_work_alone(void **state)
     assert_int_equal(blob_file_place(f, false, STR("alice"), 4711, &ec), ERR_OK);
     assert_int_equal(sweep().files_set_aside, 0);
     struct snapshot *snap;
-    int fd;
+    struct blob_reader *r;
+    const uint8_t *key;
     assert_int_equal(snapshot_open(e.db->store, STR("alice"), &snap, &ec), ERR_OK);
     expect_code(&e, "alice", "DELETE FROM messages", "OK");
     assert_int_equal(sweep().files_set_aside, 0);
-    assert_int_equal(store_blob_open(e.db->store, str_c(ref), &fd, &ec), ERR_OK);
-    close(fd);
+    assert_int_equal(snapshot_blob_key(snap, str_c(ref), &key, &ec), ERR_OK);
+    assert_int_equal(store_blob_open(e.db->store, str_c(ref), key, &r, &ec), ERR_OK);
+    blob_reader_close(r);
     snapshot_close(snap);
     wait_for_files("alice", 1);
     blob_file_leave(f); /* nobody knows: now it is one */

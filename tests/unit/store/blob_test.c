@@ -282,7 +282,9 @@ static void a_view_keeps_what_it_saw(void **state)
     struct snapshot *alice, *nobody;
     struct row r = {.user = "alice"}, later = {.user = "bob"};
     bool held;
-    int users = 0, refs = 0, fd;
+    int users = 0, refs = 0;
+    struct blob_reader *file;
+    const uint8_t *key;
     OK(put(&r, &ec));
     OK(store_view_open(f.store, &v, &ec));
     OK(put(&later, &ec));
@@ -295,8 +297,9 @@ static void a_view_keeps_what_it_saw(void **state)
     assert_int_equal(snapshot_total_messages(alice), 1);
     OK(snapshot_holds(alice, str_c(r.ref), &held, &ec));
     assert_true(held);
-    OK(store_blob_open(f.store, str_c(r.ref), &fd, &ec));
-    close(fd);
+    OK(snapshot_blob_key(alice, str_c(r.ref), &key, &ec));
+    OK(store_blob_open(f.store, str_c(r.ref), key, &file, &ec));
+    blob_reader_close(file);
     OK(snapshot_open_in(v, STR("bob"), &nobody, &ec));
     assert_false(snapshot_exists(nobody));
     snapshot_close(nobody);
