@@ -240,6 +240,15 @@ static enum err explain_unsupported(struct report r, struct errctx *ec)
     return err_set(ec, ERR_UNSUPPORTED, "%.*s", STR_FMT(r.line));
 }
 
+/* The binder copies expressions that stand in two places, and cannot copy every kind. */
+static enum err explain_serialization(struct report r, struct errctx *ec)
+{
+    if (str_starts_with(r.line, STR("Cannot copy ")))
+        return err_set(
+            ec, ERR_UNSUPPORTED, "a subquery is not supported at this place of a window or grouping");
+    return ERR_OK; /* not explained */
+}
+
 static enum err explain_permission(struct report r, struct errctx *ec)
 {
     (void)r;
@@ -289,6 +298,7 @@ static const struct {
     {{"Expression", 10}, explain_syntax},
     {{"Not implemented", 15}, explain_unsupported},
     {{"Permission", 10}, explain_permission},
+    {{"Serialization", 13}, explain_serialization},
     {{"Dependency", 10}, explain_unsupported},
     {{"Out of Memory", 13}, explain_memory},
     {{"Object Size", 11}, explain_memory},

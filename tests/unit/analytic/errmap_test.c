@@ -52,6 +52,8 @@ static const struct {
      "configuration",
         ERR_UNSUPPORTED, "this is not supported"},
     {"Not implemented Error: a thing", ERR_UNSUPPORTED, "a thing"},
+    {"Serialization Error: Cannot copy BoundSubqueryExpression", ERR_UNSUPPORTED,
+        "a subquery is not supported at this place of a window or grouping"},
     {"INTERRUPT Error: Interrupted!", ERR_TIMEOUT, "canceling statement due to user request"},
     {"Invalid Input Error: No magic bytes found at end of file '/proc/self/fd/101'", ERR_CORRUPT,
         "internal error"},
