@@ -75,6 +75,7 @@ struct kalamdb_options {
     uint64_t disk_reserve_bytes;
     int workers; /* DuckDB processes busy at once */
     size_t worker_memory_bytes;
+    bool worker_uncaged; /* for kernels without Landlock or seccomp, where kalamdb_open refuses otherwise */
     size_t block_cache_bytes;
     size_t write_buffer_bytes;
     uint64_t cold_cache_bytes; /* of Parquet files kept in memory for workers; 0: none */

@@ -138,6 +138,9 @@ void kalamdb_import_cancel(struct kalamdb_import *im);
 /* Instead of finish. */
 void kalamdb_import_abort(struct kalamdb_import *im);
 
+/* False: query workers run without their cage, as options.worker_uncaged asks. */
+bool kalamdb_workers_caged(struct kalamdb *db);
+
 /* OK, or UNAVAILABLE with the reason while writes are refused. */
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error);
 

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -205,10 +206,35 @@ static enum err run_on_worker(
     return e;
 }
 
+/* A worker gets inputs that it cannot write to, whatever the descriptor that we have can do: it opens
+ * nothing, so the mode that a descriptor comes with is the one that it keeps. Fills `ret` with those that
+ * were opened again, for close_reopened. */
+static enum err make_read_only(int *fds, int nfds, int *ret, int *ret_n, struct errctx *ec)
+{
+    for (int i = 0; i < nfds; i++) {
+        int mode = fcntl(fds[i], F_GETFL);
+        if (mode >= 0 && (mode & O_ACCMODE) == O_RDONLY)
+            continue;
+        char path[64];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fds[i]);
+        int fd = mode >= 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        if (fd < 0)
+            return err_internal(ec, ERR_IO, "an input for a worker: %s", strerror(errno));
+        fds[i] = ret[(*ret_n)++] = fd;
+    }
+    return ERR_OK;
+}
+
+static void close_reopened(const int *fds, int n)
+{
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+}
+
 enum err analytic_run(
     struct analytic *a, const struct analytic_request *rq, struct rowset *ret, struct errctx *ec)
 {
-    int fds[PROTO_FDS_MAX];
+    int fds[PROTO_FDS_MAX], reopened[PROTO_FDS_MAX], nreopened = 0;
     int nfds = rq->ninputs > PROTO_INPUTS_MAX ? -1 : proto_request_fds(rq, fds);
     if (nfds < 0)
         return err_set(ec, ERR_TOO_LARGE, "the statement reads too many tables or files");
@@ -223,7 +249,16 @@ enum err analytic_run(
     }
     /* A little above the bound for the column names and a last error. */
     rowset_init(&r.rs, a->result_bytes_max + (1u << 20));
-    enum err e = run_on_worker(a, &r, buf_view(&frame), fds, nfds, ec);
+    bool writes = rq->mode == ANALYTIC_PARQUET;
+    enum err e = make_read_only(fds, writes ? nfds - 1 : nfds, reopened, &nreopened, ec);
+    /* The worker writes through a copy of this descriptor, which shares its position. */
+    if (e == ERR_OK && writes && lseek(rq->output_fd, 0, SEEK_SET) != 0)
+        e = err_internal(ec, ERR_IO, "a worker's output: %s", strerror(errno));
+    if (e == ERR_OK)
+        e = run_on_worker(a, &r, buf_view(&frame), fds, nfds, ec);
+    if (writes)
+        lseek(rq->output_fd, 0, SEEK_SET);
+    close_reopened(reopened, nreopened);
     buf_release(&frame);
     if (e != ERR_OK)
         rowset_release(&r.rs);

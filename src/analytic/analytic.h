@@ -22,6 +22,7 @@ struct analytic_config {
     int threads;      /* job threads for analytic_submit */
     size_t memory_bytes_max; /* per worker: DuckDB's memory_limit, and an rlimit somewhat above */
     size_t result_bytes_max; /* per result */
+    bool uncaged;            /* for kernels without Landlock or seccomp: see docs/security.md */
     int idle_worker_ms;      /* how long a worker waits for its user's next statement */
     const struct os *os;
 };
@@ -101,6 +102,8 @@ static inline void row_file_append(struct buf *b, struct str row)
 struct analytic_stats {
     int idle, busy, reserved; /* workers by state */
     uint64_t started, died, killed, runs, waiting;
+    uint64_t expelled; /* killed by the kernel for a system call that is not in their list */
+    int landlock_abi;  /* of the cage around the workers; 0: they run without one */
 };
 void analytic_stats(struct analytic *a, struct analytic_stats *ret);
 

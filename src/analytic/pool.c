@@ -30,6 +30,7 @@ struct pool {
     const struct os *os;
     char path[4096];
     size_t memory_bytes_max;
+    bool caged;
     int workers_max;
     int64_t idle_us;
     pthread_t keeper;
@@ -38,13 +39,14 @@ struct pool {
     pthread_mutex_t lock; /* all below */
     pthread_cond_t changed;
     bool stopping, closing, ready;
+    int landlock_abi;
     int failures;                                         /* starts of the zygote that failed in a row */
     char why[480];                                        /* the last one's reason */
     struct pool_worker *pending, *reserved, *busy, *idle; /* idle: newest first */
     int npending, nreserved, nbusy, nidle, nwaiting;
     struct waiter *first, **last;
     uint32_t next_id;
-    uint64_t started, died, killed, runs;
+    uint64_t started, died, killed, runs, expelled;
 
     /* The keeper's own. */
     struct zygote zygote;
@@ -131,7 +133,7 @@ static void start_zygote(struct pool *p)
 {
     struct errctx ec;
     errctx_clear(&ec);
-    if (zygote_start(p->path, p->memory_bytes_max, &p->zygote, &ec) != ERR_OK)
+    if (zygote_start(p->path, p->memory_bytes_max, p->caged, &p->zygote, &ec) != ERR_OK)
         zygote_failed(p, ec.internal);
     else
         p->start_deadline_us = channel_now_us() + START_TIMEOUT_US;
@@ -162,9 +164,15 @@ static void on_forked(struct pool *p, const struct zygote_event *ev)
     pthread_mutex_unlock(&p->lock);
 }
 
-static void on_ready(struct pool *p)
+static void on_ready(struct pool *p, uint32_t landlock_abi)
 {
+    /* Nobody runs uncaged who was not asked to. */
+    if (p->caged && landlock_abi == 0) {
+        zygote_failed(p, "the zygote is not in its cage");
+        return;
+    }
     pthread_mutex_lock(&p->lock);
+    p->landlock_abi = (int)landlock_abi;
     p->ready = true;
     p->failures = 0;
     p->backoff_us = 0;
@@ -191,9 +199,13 @@ static void on_control(struct pool *p)
     if (!zygote_read(&p->zygote, &ev)) {
         zygote_failed(p, "the zygote ended");
     } else if (ev.control.type == CONTROL_READY) {
-        on_ready(p);
+        on_ready(p, ev.control.value);
     } else if (ev.control.type == CONTROL_FORKED) {
         on_forked(p, &ev);
+    } else if (ev.control.type == CONTROL_EXPELLED) {
+        pthread_mutex_lock(&p->lock);
+        p->expelled++;
+        pthread_mutex_unlock(&p->lock);
     } else if (ev.control.type == CONTROL_FAILED) {
         zygote_failed(p, ev.text);
     } else if (ev.control.type == CONTROL_FORK_FAILED) {
@@ -491,7 +503,9 @@ void pool_stats(struct pool *p, struct analytic_stats *ret)
         .died = p->died,
         .killed = p->killed,
         .runs = p->runs,
-        .waiting = (uint64_t)p->nwaiting};
+        .waiting = (uint64_t)p->nwaiting,
+        .expelled = p->expelled,
+        .landlock_abi = p->landlock_abi};
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -553,6 +567,7 @@ enum err pool_open(const struct analytic_config *cfg, struct pool **ret, struct 
     *p = (struct pool){.os = cfg->os != NULL ? cfg->os : os_posix(),
         .memory_bytes_max = cfg->memory_bytes_max > 0 ? cfg->memory_bytes_max : (size_t)512 << 20,
         .workers_max = cfg->workers_max > 0 ? cfg->workers_max : 1,
+        .caged = !cfg->uncaged,
         .idle_us = (int64_t)cfg->idle_worker_ms * 1000,
         .zygote = ZYGOTE_NONE};
     p->last = &p->first;

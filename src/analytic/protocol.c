@@ -330,7 +330,7 @@ enum err control_get(struct str bytes, struct control *ret)
     struct reader r = reader_of(bytes);
     uint8_t version = read_u8(&r), type = read_u8(&r);
     uint32_t id = read_be32(&r), value = read_be32(&r);
-    if (r.bad || version != PROTO_VERSION || type < CONTROL_READY || type > CONTROL_FORK_FAILED)
+    if (r.bad || version != PROTO_VERSION || type < CONTROL_READY || type > CONTROL_EXPELLED)
         return ERR_CORRUPT;
     *ret = (struct control){(enum control_type)type, id, value};
     return ERR_OK;

@@ -72,19 +72,22 @@ void proto_put_error(struct buf *b, const struct errctx *ec, bool retire);
 enum err proto_get_error(struct str body, struct errctx *ret, bool *ret_retire) CHECKED;
 
 /* Between server and zygote: one fixed-size datagram (SOCK_SEQPACKET) each, FORK with the new worker's socket
- * attached, FORKED with its pidfd. READY and FAILED carry text after it. */
+ * attached, FORKED with its pidfd. FAILED carries text after
+ * it; EXPELLED says that a worker made a system call that its cage has not. */
 enum control_type {
     CONTROL_READY = 1,
     CONTROL_FAILED = 2,
     CONTROL_FORK = 3,
     CONTROL_FORKED = 4,
-    CONTROL_FORK_FAILED = 5
+    CONTROL_FORK_FAILED = 5,
+    CONTROL_EXPELLED = 6
 };
 #define CONTROL_BYTES 10
 struct control {
     enum control_type type;
-    uint32_t id;    /* the worker's number, chosen by the server */
-    uint32_t value; /* FORKED: pid; FORK_FAILED: errno */
+    uint32_t id; /* the worker's number, chosen by the server */
+    uint32_t
+        value; /* READY: version of Landlock around it, 0 without a cage; FORKED: pid; FORK_FAILED: errno */
 };
 void control_put(uint8_t bytes[CONTROL_BYTES], struct control c);
 enum err control_get(struct str bytes, struct control *ret) CHECKED;

@@ -1,7 +1,8 @@
 /* The worker program's own parts: one DuckDB instance per process, single-threaded, one request at a time.
  * worker_main.c zygote and serving loop, worker_duckdb.c the instance, worker_scan.c a request's inputs as
  * views, worker_result.c results as frames,
- * worker_cell.c their values, worker_files.c descriptors. Everything here belongs to the one thread of the
+ * worker_cell.c their values, worker_files.c descriptors, worker_paths.c what DuckDB takes for a file system.
+ * Everything here belongs to the one thread of the
  * process. */
 #ifndef KALAMDB_ANALYTIC_WORKER_H
 #define KALAMDB_ANALYTIC_WORKER_H
@@ -32,6 +33,7 @@ struct worker {
     duckdb_database db;
     duckdb_connection con; /* a fresh one for each request: no temporary object outlives its request */
     size_t memory_bytes_max;
+    uint64_t space_bytes, data_bytes; /* of the warm instance: what limits are above */
     /* The request being served; its descriptor numbers are this process's own. */
     const struct analytic_request *rq;
     uint64_t request_no;

@@ -6,7 +6,9 @@
  *
  * The zygote has one thread and never runs a user's statement. It ends when its control socket does; its
  * workers are then killed by their parent-death signal, so nothing survives the server. Its only descriptors
- * are the control socket and /dev/null; a worker keeps its own socket alone. */
+ * are the control socket and /dev/null; a worker keeps its own socket alone, at the same number. Once the
+ * instance is warm the zygote shuts itself into a cage, and each worker into a narrower one (cage.h). */
+#include "analytic/cage.h"
 #include "analytic/channel.h"
 #include "analytic/errmap.h"
 #include "analytic/worker.h"
@@ -25,8 +27,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CONTROL_FD 3
-#define MEMORY_BYTES_DEFAULT (512u << 20)
+#define CONTROL_FD CAGE_SOCK
+/* Numbers for the slots, for what DuckDB duplicates of them, and some. */
+#define DESCRIPTORS_MAX 2048
+/* Address space above memory: row files are mapped. */
+#define MAPPED_BYTES_MAX (UINT64_C(8) << 30)
+#define OUTPUT_BYTES_MAX (UINT64_C(4) << 30)
 /* Above DuckDB's own limit: what its scalar functions, the C++ runtime and result frames take without asking
  * it. */
 #define MEMORY_SLACK_BYTES (64u << 20)
@@ -38,38 +44,59 @@ const char *__asan_default_options(void)
     return "detect_leaks=0:allocator_may_return_null=1";
 }
 
-static void write_file(const char *path, const char *text)
+/* A machine out of memory takes the fattest worker, never the server. The zygote sets it for all of them:
+ * each weighs what the zygote does, and its own query. */
+static void volunteer_for_oom(void)
 {
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd >= 0) {
+    FILE *f = fopen("/proc/self/oom_score_adj", "we");
+    if (f != NULL) {
         /* Best effort: a container may not let us. */
-        ssize_t n = write(fd, text, strlen(text));
-        (void)n;
-        close(fd);
+        fputs("1000", f);
+        fclose(f);
     }
 }
 
-/* Private writable memory of this process: the sixth number of statm, in pages. */
-static size_t data_bytes(void)
+/* What this process has already, in bytes: address space and private writable memory, the first and the sixth
+ * number of statm. The zygote measures, before it can open nothing any more; its forks begin with the same.
+ */
+static void measure(uint64_t *ret_space, uint64_t *ret_data)
 {
     unsigned long pages[6] = {0};
     FILE *f = fopen("/proc/self/statm", "re");
     if (f == NULL)
-        return 0;
+        return;
     int n = fscanf(
         f, "%lu %lu %lu %lu %lu %lu", &pages[0], &pages[1], &pages[2], &pages[3], &pages[4], &pages[5]);
     fclose(f);
-    return n == 6 ? (size_t)pages[5] * (size_t)sysconf(_SC_PAGESIZE) : 0;
+    if (n == 6) {
+        *ret_space = pages[0] * (uint64_t)sysconf(_SC_PAGESIZE);
+        *ret_data = pages[5] * (uint64_t)sysconf(_SC_PAGESIZE);
+    }
 }
 
-/* DATA and not AS: the request's mapped files do not count. */
-static void limit_memory(const struct worker *w)
+static bool limit(enum __rlimit_resource what, uint64_t max)
 {
-    rlim_t max = data_bytes() + w->memory_bytes_max + w->memory_bytes_max / 4 + MEMORY_SLACK_BYTES;
-    struct rlimit data = {max, max}, none = {0, 0};
-    setrlimit(RLIMIT_DATA, &data);
-    /* A core would hold a user's rows. */
-    setrlimit(RLIMIT_CORE, &none);
+    struct rlimit now, l = {max, max};
+    if (getrlimit(what, &now) != 0)
+        return false;
+    if (l.rlim_max > now.rlim_max)
+        l.rlim_cur = l.rlim_max = now.rlim_max;
+    return setrlimit(what, &l) == 0;
+}
+
+/* Memory is DATA, where the request's mapped files do not count; AS bounds those. */
+static bool limit_all(const struct worker *w)
+{
+    uint64_t more = w->memory_bytes_max + w->memory_bytes_max / 4 + MEMORY_SLACK_BYTES;
+    uint64_t output = (uint64_t)w->memory_bytes_max * 4;
+    /* Over the limit of a file's size is an error, as a full disk is. */
+    signal(SIGXFSZ, SIG_IGN);
+    return limit(RLIMIT_DATA, w->data_bytes + more) &&
+           limit(RLIMIT_AS, w->space_bytes + more + MAPPED_BYTES_MAX) &&
+           limit(RLIMIT_FSIZE, output > OUTPUT_BYTES_MAX ? output : OUTPUT_BYTES_MAX) &&
+           limit(RLIMIT_NOFILE, DESCRIPTORS_MAX) && limit(RLIMIT_NPROC, 0) &&
+           /* A core would hold a user's rows. */
+           limit(RLIMIT_CORE, 0);
 }
 
 /* A second bound beside the server's clock: should the server stop looking, the kernel ends the query. Only
@@ -181,23 +208,24 @@ static void serve(struct worker *w, int sock)
     }
 }
 
-/* In the child. */
-static _Noreturn void become_worker(struct worker *w, int sock, pid_t zygote)
+/* In the child, which is left with /dev/null and the one socket. */
+static _Noreturn void become_worker(struct worker *w, const struct cage *cage, int sock, pid_t zygote)
 {
     struct errctx ec;
     errctx_clear(&ec);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     /* The zygote died before the line above took effect. */
-    if (getppid() != zygote)
+    if (getppid() != zygote || dup3(sock, CAGE_SOCK, O_CLOEXEC) < 0)
         _exit(1);
+    close(sock);
     prctl(PR_SET_NAME, "kalamdb-query");
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    write_file("/proc/self/oom_score_adj", "1000");
-    limit_memory(w);
+    if (!limit_all(w) || (cage != NULL && cage_worker(cage, &ec) != ERR_OK))
+        _exit(1);
     if (worker_duckdb_reconnect(w, &ec) == ERR_OK)
-        serve(w, sock);
+        serve(w, CAGE_SOCK);
     /* No destructors: the instance is a copy, and there is nothing on disk to leave in order. */
     _exit(0);
 }
@@ -213,7 +241,7 @@ static bool send_control(struct control c, int fd, const char *text)
 }
 
 /* Serves one FORK. False when the server is gone or speaks nonsense. */
-static bool fork_one(struct worker *w, int signals)
+static bool fork_one(struct worker *w, const struct cage *cage, int signals)
 {
     uint8_t bytes[CONTROL_BYTES];
     struct control c;
@@ -224,18 +252,16 @@ static bool fork_one(struct worker *w, int signals)
         return false;
     pid_t zygote = getpid(), pid = fork();
     if (pid == 0) {
-        close(CONTROL_FD);
         close(signals);
-        become_worker(w, sock, zygote);
+        become_worker(w, cage, sock, zygote);
     }
     int error = errno;
     close(sock);
     /* Not reaped before this: the number cannot mean another process. */
     int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
     if (pidfd < 0) {
+        /* A child without a number for the server ends when it finds its socket closed. */
         error = pid > 0 ? errno : error;
-        if (pid > 0)
-            kill(pid, SIGKILL);
         return send_control((struct control){CONTROL_FORK_FAILED, c.id, (uint32_t)error}, -1, "");
     }
     bool sent = send_control((struct control){CONTROL_FORKED, c.id, (uint32_t)pid}, pidfd, "");
@@ -243,34 +269,64 @@ static bool fork_one(struct worker *w, int signals)
     return sent;
 }
 
-static void reap(int signals)
+/* False when the server is gone. */
+static bool reap(int signals)
 {
+    int status;
+    bool there = true;
     struct signalfd_siginfo si;
     ssize_t n = read(signals, &si, sizeof si);
     (void)n;
-    while (waitpid(-1, NULL, WNOHANG) > 0)
-        continue;
+    while (waitpid(-1, &status, WNOHANG) > 0)
+        if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
+            there = send_control((struct control){CONTROL_EXPELLED, 0, 0}, -1, "") && there;
+    return there;
 }
 
-static void zygote_loop(struct worker *w, int signals)
+static void zygote_loop(struct worker *w, const struct cage *cage, int signals)
 {
     for (;;) {
         struct pollfd p[2] = {{.fd = CONTROL_FD, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
         if (poll(p, 2, -1) < 0 && errno != EINTR)
             return;
-        if (p[1].revents != 0)
-            reap(signals);
-        if (p[0].revents != 0 && !fork_one(w, signals))
+        if (p[1].revents != 0 && !reap(signals))
+            return;
+        if (p[0].revents != 0 && !fork_one(w, cage, signals))
             return;
     }
+}
+
+/* From here on the process opens nothing. */
+static enum err close_cage(struct cage *cage, struct errctx *ec)
+{
+    enum err e = cage_prepare(cage, ec);
+    if (e == ERR_OK)
+        e = cage_zygote(cage, ec);
+    return e == ERR_OK ? cage_prove(cage, ec) : e;
+}
+
+/* An instance that is warm, and a cage around it unless the server wants none. */
+static enum err get_ready(struct worker *w, struct cage *cage, bool caged, struct errctx *ec)
+{
+    enum err e = worker_duckdb_open(w, ec);
+    if (e != ERR_OK)
+        return e;
+    measure(&w->space_bytes, &w->data_bytes);
+    if (caged && close_cage(cage, ec) != ERR_OK) {
+        err_path(ec, "the cage around query workers cannot be built (worker_cage: off runs them without)");
+        return ERR_UNAVAILABLE;
+    }
+    return ERR_OK;
 }
 
 int main(int argc, char **argv)
 {
     static struct worker w;
+    static struct cage cage;
     int type = 0;
     socklen_t len = sizeof type;
-    if (getsockopt(CONTROL_FD, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || type != SOCK_SEQPACKET) {
+    if (getsockopt(CONTROL_FD, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || type != SOCK_SEQPACKET ||
+        argc != 3) {
         fprintf(stderr, "kalamdb-worker is started by the server and by nobody else\n");
         return 2;
     }
@@ -279,20 +335,24 @@ int main(int argc, char **argv)
     /* Not to hold the server's folder, whatever it was started in. */
     if (chdir("/") != 0)
         return 2;
-    w.memory_bytes_max = argc > 1 ? (size_t)strtoull(argv[1], NULL, 10) : MEMORY_BYTES_DEFAULT;
-    struct errctx ec;
-    errctx_clear(&ec);
-    if (worker_duckdb_open(&w, &ec) != ERR_OK) {
-        send_control((struct control){CONTROL_FAILED, 0, 0}, -1, ec.internal);
-        return 1;
-    }
+    /* The environment came empty. libc would look for a file that says where we are. */
+    setenv("TZ", "UTC", 1);
+    volunteer_for_oom();
+    w.memory_bytes_max = (size_t)strtoull(argv[1], NULL, 10);
+    bool caged = strcmp(argv[2], "uncaged") != 0;
     sigset_t chld;
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
     sigprocmask(SIG_SETMASK, &chld, NULL);
     int signals = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals < 0 || !send_control((struct control){CONTROL_READY, 0, (uint32_t)getpid()}, -1, ""))
+    struct errctx ec;
+    errctx_clear(&ec);
+    if (signals < 0 || get_ready(&w, &cage, caged, &ec) != ERR_OK) {
+        send_control((struct control){CONTROL_FAILED, 0, 0}, -1, ec.internal);
         return 1;
-    zygote_loop(&w, signals);
+    }
+    if (!send_control((struct control){CONTROL_READY, 0, (uint32_t)cage.landlock_abi}, -1, ""))
+        return 1;
+    zygote_loop(&w, caged ? &cage : NULL, signals);
     return 0;
 }

@@ -37,10 +37,10 @@ bool zygote_find(const char *given, char *ret, size_t size)
 }
 
 /* 0 or an errno. */
-static int spawn(const char *path, char *memory, int control, pid_t *ret)
+static int spawn(const char *path, char *memory, char *cage, int control, pid_t *ret)
 {
-    char name[] = "kalamdb-worker", tz[] = "TZ=UTC", lang[] = "LC_ALL=C.UTF-8";
-    char *argv[] = {name, memory, NULL}, *envp[] = {tz, lang, NULL};
+    char name[] = "kalamdb-worker";
+    char *argv[] = {name, memory, cage, NULL}, *envp[] = {NULL};
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
     sigset_t none, all;
@@ -59,10 +59,9 @@ static int spawn(const char *path, char *memory, int control, pid_t *ret)
         e = e != 0 ? e : posix_spawn_file_actions_addclosefrom_np(&files, 4);
         e = e != 0 ? e : posix_spawnattr_setsigmask(&attr, &none);
         e = e != 0 ? e : posix_spawnattr_setsigdefault(&attr, &all);
-        e = e != 0 ? e : posix_spawnattr_setpgroup(&attr, 0);
         e = e != 0 ? e
                    : posix_spawnattr_setflags(
-                         &attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+                         &attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID);
         e = e != 0 ? e : posix_spawn(ret, path, &files, &attr, argv, envp);
         posix_spawnattr_destroy(&attr);
     }
@@ -70,18 +69,20 @@ static int spawn(const char *path, char *memory, int control, pid_t *ret)
     return e;
 }
 
-enum err zygote_start(const char *path, size_t memory_bytes_max, struct zygote *ret, struct errctx *ec)
+enum err zygote_start(
+    const char *path, size_t memory_bytes_max, bool caged, struct zygote *ret, struct errctx *ec)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
         return err_internal(ec, ERR_UNAVAILABLE, "socketpair: %s", strerror(errno));
-    char memory[32];
+    char memory[32], cage[16];
     snprintf(memory, sizeof memory, "%zu", memory_bytes_max);
+    snprintf(cage, sizeof cage, "%s", caged ? "caged" : "uncaged");
     pid_t pid = 0;
     /* dup2 of a descriptor onto itself would keep close-on-exec; a server has 3 taken long before, a test may
      * not. */
     int control = pair[1] == 3 ? fcntl(pair[1], F_DUPFD_CLOEXEC, 4) : pair[1];
-    int e = control < 0 ? errno : spawn(path, memory, control, &pid);
+    int e = control < 0 ? errno : spawn(path, memory, cage, control, &pid);
     if (control != pair[1] && control >= 0)
         close(control);
     close(pair[1]);

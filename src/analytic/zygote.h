@@ -15,9 +15,9 @@ struct zygote {
  * or in a build tree), else where it is installed. False when there is none. */
 bool zygote_find(const char *given, char *ret, size_t size);
 /* Starts it with a control socket and nothing else: no descriptors, no environment, signals as default, its
- * own process group. Returns at once; READY or FAILED follow on the socket. */
+ * own session. Returns at once; READY or FAILED follow on the socket. */
 enum err zygote_start(
-    const char *path, size_t memory_bytes_max, struct zygote *ret, struct errctx *ec) CHECKED;
+    const char *path, size_t memory_bytes_max, bool caged, struct zygote *ret, struct errctx *ec) CHECKED;
 /* Kills and reaps it; its workers die with it. */
 void zygote_end(struct zygote *z);
 /* Asks for a worker. Returns our end of its socket, or -1 (errno). */

@@ -23,6 +23,8 @@ void serve_health(struct call *c)
         buf_str(b, STR(",\"writes\":"));
         json_str(b, str_c(e.message));
     }
+    if (!kalamdb_workers_caged(s->db))
+        buf_str(b, STR(",\"workerCage\":\"off\""));
     buf_u8(b, '}');
     answer_json(c, 200);
 }

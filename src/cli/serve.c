@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "cli/client.h"
 #include "kalamdb.h"
+#include "kalamdb_admin.h"
 #include <stdlib.h>
 
 void cli_engine_options(const struct config *c, struct kalamdb_options *o)
@@ -9,6 +10,7 @@ void cli_engine_options(const struct config *c, struct kalamdb_options *o)
     kalamdb_options_default(o);
     o->data_dir = c->data;
     o->worker_path = c->worker_path;
+    o->worker_uncaged = strcmp(c->worker_cage, "off") == 0;
     o->durability = strcmp(c->durability, "async") == 0 ? KALAMDB_ASYNC : KALAMDB_SYNC;
     o->async_window_ms = (int)c->async_window_ms;
     o->query_timeout_ms = (int)c->query_timeout_ms;
@@ -72,6 +74,12 @@ static int serve(const struct config *c)
         auth_close(auth);
         return cli_fail_kalamdb(&error);
     }
+    if (!kalamdb_workers_caged(db))
+        log_event(LOG_WARN, "workers_uncaged", "s:reason", "worker_cage is off", "s:meaning",
+            "query workers have no system-call filter and no Landlock around them: native code that takes "
+            "over "
+            "a worker has the rights of this server's user, all users' data included",
+            NULL);
     struct server *server = NULL;
     int status = EXIT_SUCCESS;
     if (server_open(c, db, auth, &server, &ec) != ERR_OK) {

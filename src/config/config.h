@@ -68,6 +68,9 @@
     X(INT, workers, 4, 1, 64, "analytic worker processes busy at once")                                      \
     X(INT, worker_memory_bytes, 1073741824, 67108864, 1099511627776, "memory of one worker")                 \
     X(STRING, worker_path, NULL, 0, 0, "kalamdb-worker program; found beside this one when not set")         \
+    X(CHOICE, worker_cage, "on", 0, 0,                                                                       \
+        "worker processes without files, network and system calls they need not; off only where the kernel " \
+        "cannot: docs/security.md [on|off]")                                                                 \
     X(INT, block_cache_bytes, 67108864, 1048576, 1099511627776, "RocksDB block cache")                       \
     X(INT, cold_cache_bytes, 268435456, 0, 1099511627776,                                                    \
         "Parquet files kept in memory, opened and checked, for the next statement; 0: none")                 \

@@ -239,6 +239,13 @@ static void store_metrics(const struct sampler *s, struct store *store)
     histogram(s, "kalamdb_fsync_seconds", "fsync of a commit group.", "", store_sync_hist(store));
 }
 
+bool kalamdb_workers_caged(struct kalamdb *db)
+{
+    struct analytic_stats an;
+    analytic_stats(db->analytic, &an);
+    return an.landlock_abi > 0;
+}
+
 void kalamdb_metrics(struct kalamdb *db, void (*sample)(void *arg, const struct kalamdb_metric *m), void *arg)
 {
     struct sampler s = {sample, arg};
@@ -251,6 +258,10 @@ void kalamdb_metrics(struct kalamdb *db, void (*sample)(void *arg, const struct 
     counter(&s, "kalamdb_workers_started", "Worker processes started.", "", an.started);
     counter(&s, "kalamdb_workers_died", "Worker processes that died by themselves.", "", an.died);
     counter(&s, "kalamdb_workers_killed", "Worker processes killed.", "", an.killed);
+    counter(&s, "kalamdb_workers_expelled", "Worker processes killed for a system call outside their cage.",
+        "", an.expelled);
+    gauge(&s, "kalamdb_worker_cage", "Version of Landlock around worker processes; 0: no cage.", "",
+        an.landlock_abi);
     counter(&s, "kalamdb_worker_runs", "Statements run by workers.", "", an.runs);
     gauge(&s, "kalamdb_worker_waiting", "Statements waiting for a worker.", "", (double)an.waiting);
     struct live_stats lv;

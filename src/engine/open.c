@@ -124,6 +124,7 @@ static enum err open_analytic(struct kalamdb *db, struct errctx *ec)
          */
         .threads = o->workers + 2,
         .memory_bytes_max = o->worker_memory_bytes,
+        .uncaged = o->worker_uncaged,
         .result_bytes_max = ENGINE_RESULT_BYTES_MAX,
         .idle_worker_ms = IDLE_WORKER_MS,
         .os = db->os,

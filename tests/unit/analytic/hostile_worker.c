@@ -81,7 +81,7 @@ int main(void)
     uint8_t bytes[CONTROL_BYTES];
     struct control c;
     int sock, nfds;
-    control_put(bytes, (struct control){CONTROL_READY, 0, 0});
+    control_put(bytes, (struct control){CONTROL_READY, 0, 1});
     if (channel_send(CONTROL_FD, str_n((char *)bytes, sizeof bytes), NULL, 0, CHANNEL_NO_DEADLINE) != 0)
         return 1;
     while (channel_recv_fds(CONTROL_FD, bytes, sizeof bytes, &sock, 1, &nfds) == sizeof bytes &&

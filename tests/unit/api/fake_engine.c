@@ -328,6 +328,12 @@ void kalamdb_stop_consolidation(struct kalamdb *db)
     (void)db;
 }
 
+bool kalamdb_workers_caged(struct kalamdb *db)
+{
+    (void)db;
+    return true;
+}
+
 kalamdb_code kalamdb_writable(struct kalamdb *db, struct kalamdb_error *error)
 {
     pthread_mutex_lock(&db->lock);
