@@ -1,24 +1,26 @@
 /* A user's data as a tar, step by step under one snapshot.
  *
  *   messages/001.parquet … ──► conversations.parquet ──► conversation_users.parquet ──► content/… ──►
- * manifest one worker run per file, into a file without a name; what follows reads descriptors only
+ * manifest one worker run per file, into memory and from there into a spool; what follows reads that
  *
  * A step gives some bytes and holds neither a thread nor a worker afterwards: however slowly a client reads,
  * it costs a snapshot, a descriptor and a buffer. Whoever drives it takes the next step: kalamdb_export_read
  * on its own thread, kalamdb_export_next on one of the engine's job threads. */
 #include "base/timefmt.h"
 #include "engine/archive_manifest.h"
+#include "engine/spool.h"
 #include "engine/transfer.h"
+#include "engine/user_archive.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* Of one file of messages; what a worker sorts within its memory. */
 #define PIECE_ROWS ((uint64_t)250000)
 #define PIECE_BYTES ((uint64_t)128 << 20)
 #define STEP_BYTES ((size_t)128 << 10)
+#define CHUNK_BYTES 65536
 /* Names of content files, as text with NULs between. */
 #define REFS_BYTES_MAX ((size_t)256 << 20)
 
@@ -46,9 +48,11 @@ struct kalamdb_export {
     size_t ref;      /* position of the next */
     bool refs_known;
 
-    int fd; /* the file being copied; -1: none, or it is `content` */
-    struct blob_reader *content;
-    uint64_t left;
+    bool copying; /* a member, of `at` bytes so far, from `source`, which reads one of these two: */
+    uint64_t at;
+    struct archive_source source;
+    struct spool *spool;
+    struct blob_reader *blob;
     struct archive_file file;
     char path[ARCHIVE_PATH_MAX + 1];
 
@@ -61,53 +65,54 @@ struct kalamdb_export {
 
 /* ---- members of the tar ------------------------------------------------------------------------------- */
 
-static enum err member_head(struct kalamdb_export *x, struct errctx *ec)
+/* SHA-256 of all of the source. */
+static enum err hash_source(
+    const struct archive_source *source, uint64_t bytes, char ret[65], struct errctx *ec)
 {
-    x->file.path = str_c(x->path);
-    return archive_writer_begin(x->tar, x->file.path, x->left, x->mtime_s, ec);
-}
-
-/* From here on fd is the export's. */
-static enum err member_begin(struct kalamdb_export *x, int fd, struct errctx *ec)
-{
-    struct stat st;
-    x->fd = fd;
-    if (fstat(fd, &st) < 0)
-        return err_internal(ec, ERR_IO, "export: stat: %s", strerror(errno));
-    x->file.bytes = x->left = (uint64_t)st.st_size;
-    enum err e = os_sha256_fd(fd, x->left, x->file.sha256, ec);
-    if (e == ERR_OK && lseek(fd, 0, SEEK_SET) < 0)
-        e = err_internal(ec, ERR_IO, "export: seek: %s", strerror(errno));
-    return e == ERR_OK ? member_head(x, ec) : e;
-}
-
-/* The same of a content file, which is the export's already. */
-static enum err member_begin_content(struct kalamdb_export *x, struct errctx *ec)
-{
-    char chunk[64 << 10];
+    char *chunk = malloc(CHUNK_BYTES);
     struct os_sha256 *hash = os_sha256_begin();
-    enum err e = hash != NULL ? ERR_OK : err_internal(ec, ERR_NO_MEMORY, "export");
-    x->file.bytes = x->left = blob_reader_size(x->content);
-    for (uint64_t at = 0; e == ERR_OK && at < x->left;) {
+    enum err e = chunk != NULL && hash != NULL ? ERR_OK : err_internal(ec, ERR_NO_MEMORY, "export");
+    for (uint64_t at = 0; e == ERR_OK && at < bytes;) {
         size_t n = 0;
-        e = blob_reader_pread(x->content, chunk, sizeof chunk, at, &n, ec);
+        e = source->read(source->arg, chunk, CHUNK_BYTES, at, &n, ec);
         if (e == ERR_OK && n == 0)
-            e = err_internal(ec, ERR_IO, "export: read %s: short", x->path);
+            e = err_internal(ec, ERR_IO, "export: short");
         if (e == ERR_OK)
             os_sha256_add(hash, chunk, n);
         at += n;
     }
-    os_sha256_end(hash, hash != NULL ? x->file.sha256 : NULL);
-    return e == ERR_OK ? member_head(x, ec) : e;
+    os_sha256_end(hash, e == ERR_OK ? ret : NULL);
+    if (chunk != NULL)
+        explicit_bzero(chunk, CHUNK_BYTES);
+    free(chunk);
+    return e;
+}
+
+/* The next member: bytes of the source, which lives until member_end. */
+static enum err member_begin(
+    struct kalamdb_export *x, struct archive_source source, uint64_t bytes, struct errctx *ec)
+{
+    x->copying = true;
+    x->source = source;
+    x->at = 0;
+    x->file.path = str_c(x->path);
+    x->file.bytes = bytes;
+    enum err e = hash_source(&x->source, bytes, x->file.sha256, ec);
+    return e == ERR_OK ? archive_writer_begin(x->tar, x->file.path, bytes, x->mtime_s, ec) : e;
+}
+
+static void source_close(struct kalamdb_export *x)
+{
+    spool_free(x->spool);
+    blob_reader_close(x->blob);
+    x->spool = NULL;
+    x->blob = NULL;
 }
 
 static enum err member_end(struct kalamdb_export *x, struct errctx *ec)
 {
-    if (x->fd >= 0)
-        close(x->fd);
-    x->fd = -1;
-    blob_reader_close(x->content);
-    x->content = NULL;
+    source_close(x);
+    x->copying = false;
     if (x->files.len > 0)
         buf_u8(&x->files, ',');
     archive_manifest_file(&x->files, &x->file);
@@ -119,21 +124,20 @@ static enum err member_end(struct kalamdb_export *x, struct errctx *ec)
 
 static enum err member_copy(struct kalamdb_export *x, struct errctx *ec)
 {
-    char chunk[64 << 10];
-    size_t want = x->left < sizeof chunk ? (size_t)x->left : sizeof chunk;
+    char chunk[CHUNK_BYTES];
+    uint64_t left = x->file.bytes - x->at;
+    size_t want = left < sizeof chunk ? (size_t)left : sizeof chunk, n = 0;
     if (want == 0)
         return member_end(x, ec);
-    size_t got = 0;
-    enum err e = x->content != NULL
-                     ? blob_reader_pread(x->content, chunk, want, x->file.bytes - x->left, &got, ec)
-                     : ERR_OK;
-    if (e != ERR_OK)
+    enum err e = x->source.read(x->source.arg, chunk, want, x->at, &n, ec);
+    if (e == ERR_OK && n != want)
+        e = err_internal(ec, ERR_IO, "short");
+    if (e != ERR_OK) {
+        err_path(ec, "export: read %s", x->path);
         return e;
-    int64_t n = x->content != NULL ? (int64_t)got : os_read_all(x->fd, chunk, want);
-    if (n != (int64_t)want)
-        return err_internal(ec, ERR_IO, "export: read %s: %s", x->path, n < 0 ? strerror((int)-n) : "short");
-    x->left -= want;
-    return archive_writer_data(x->tar, str_n(chunk, want), ec);
+    }
+    x->at += n;
+    return archive_writer_data(x->tar, str_n(chunk, n), ec);
 }
 
 /* ---- Parquet ------------------------------------------------------------------------------------------ */
@@ -152,7 +156,27 @@ static enum err run(struct kalamdb_export *x, const struct analytic_input *input
     return analytic_run(x->transfer.db->analytic, &rq, ret, ec);
 }
 
-/* Runs `sql` over the input into a file without a name, which becomes the next member. */
+/* From memory to the disk, sealed: a client takes its time. */
+static enum err put_by(struct kalamdb_export *x, int memfd, struct errctx *ec)
+{
+    struct kalamdb *db = x->transfer.db;
+    char *chunk = malloc(CHUNK_BYTES);
+    enum err e = chunk == NULL ? err_internal(ec, ERR_NO_MEMORY, "export")
+                               : spool_new(db->os, db->options.data_dir, EXPORTS_DIR, &x->spool, ec);
+    int64_t n = lseek(memfd, 0, SEEK_SET) == 0 ? 1 : -errno;
+    while (e == ERR_OK && n > 0) {
+        n = os_read_all(memfd, chunk, CHUNK_BYTES);
+        e = n > 0 ? spool_write(x->spool, str_n(chunk, (size_t)n), ec) : ERR_OK;
+    }
+    if (e == ERR_OK && n < 0)
+        e = err_internal(ec, ERR_IO, "export: memfd: %s", strerror((int)-n));
+    if (chunk != NULL)
+        explicit_bzero(chunk, CHUNK_BYTES);
+    free(chunk);
+    return e == ERR_OK ? spool_end(x->spool, ec) : e;
+}
+
+/* Runs `sql` over the input into a file, which becomes the next member. */
 static enum err table_file(
     struct kalamdb_export *x, const struct analytic_input *input, struct str sql, struct errctx *ec)
 {
@@ -170,11 +194,16 @@ static enum err table_file(
         rs.nrows == 1 && rs.ncolumns == 1 && rs.values[0].type == VALUE_BIGINT && rs.values[0].i >= 0;
     x->file = (struct archive_file){.has_rows = true, .rows = counted ? (uint64_t)rs.values[0].i : 0};
     rowset_release(&rs);
-    if (!counted) {
-        close(fd);
-        return err_internal(ec, ERR_INTERNAL, "export: the worker did not say how many rows it wrote");
+    if (!counted)
+        e = err_internal(ec, ERR_INTERNAL, "export: the worker did not say how many rows it wrote");
+    else
+        e = put_by(x, fd, ec);
+    close(fd);
+    if (e != ERR_OK) {
+        source_close(x);
+        return e;
     }
-    return member_begin(x, fd, ec);
+    return member_begin(x, (struct archive_source){spool_read, x->spool}, spool_size(x->spool), ec);
 }
 
 static enum err other_table(struct kalamdb_export *x, const struct schema *schema, const char *path,
@@ -266,6 +295,11 @@ static enum err add_ref(void *arg, struct str ref, uint32_t rows, struct errctx 
     return x->refs.failed ? err_set(ec, ERR_TOO_LARGE, "the user's rows refer to too many files") : ERR_OK;
 }
 
+static enum err read_blob(void *arg, void *p, size_t n, uint64_t at, size_t *ret_n, struct errctx *ec)
+{
+    return blob_reader_pread(arg, p, n, at, ret_n, ec);
+}
+
 static enum err content(struct kalamdb_export *x, struct errctx *ec)
 {
     enum err e = ERR_OK;
@@ -283,12 +317,14 @@ static enum err content(struct kalamdb_export *x, struct errctx *ec)
     const uint8_t *key = NULL;
     e = snapshot_blob_key(x->snap, ref, &key, ec);
     if (e == ERR_OK)
-        e = store_blob_open(x->transfer.db->store, ref, key, &x->content, ec);
+        e = store_blob_open(x->transfer.db->store, ref, key, &x->blob, ec);
     x->file = (struct archive_file){.has_rows = false};
     snprintf(x->path, sizeof x->path, "content/%.*s", STR_FMT(ref));
     if (e == ERR_NOT_FOUND)
         return err_internal(ec, ERR_CORRUPT, "export: %s is missing", x->path);
-    return e == ERR_OK ? member_begin_content(x, ec) : e;
+    if (e != ERR_OK)
+        return e;
+    return member_begin(x, (struct archive_source){read_blob, x->blob}, blob_reader_size(x->blob), ec);
 }
 
 static enum err manifest(struct kalamdb_export *x, struct errctx *ec)
@@ -312,7 +348,7 @@ static enum err manifest(struct kalamdb_export *x, struct errctx *ec)
 
 static enum err advance(struct kalamdb_export *x, struct errctx *ec)
 {
-    if (x->fd >= 0 || x->content != NULL)
+    if (x->copying)
         return member_copy(x, ec);
     switch (x->stage) {
     case STAGE_MESSAGES:
@@ -338,8 +374,7 @@ static enum err step(struct kalamdb_export *x)
 {
     enum err e = x->failed ? x->ec.code : ERR_OK;
     buf_clear(&x->out);
-    while (e == ERR_OK && x->out.len < STEP_BYTES &&
-           (x->stage != STAGE_END || x->fd >= 0 || x->content != NULL)) {
+    while (e == ERR_OK && x->out.len < STEP_BYTES && (x->stage != STAGE_END || x->copying)) {
         e = transfer_alive(&x->transfer, &x->ec);
         if (e == ERR_OK)
             e = advance(x, &x->ec);
@@ -391,7 +426,6 @@ kalamdb_code kalamdb_export_open(struct kalamdb *db, const struct kalamdb_caller
     struct kalamdb_export *x = calloc(1, sizeof *x);
     if (x == NULL)
         return failed(error, &ec, ERR_NO_MEMORY);
-    x->fd = -1;
     x->piece_rows = PIECE_ROWS;
     x->refs = BUF_INIT(REFS_BYTES_MAX);
     arena_init(&x->arena, 65536);
@@ -470,9 +504,7 @@ void kalamdb_export_close(struct kalamdb_export *x)
     if (x == NULL)
         return;
     archive_writer_free(x->tar);
-    if (x->fd >= 0)
-        close(x->fd);
-    blob_reader_close(x->content);
+    source_close(x);
     snapshot_close(x->snap);
     transfer_end(&x->transfer);
     free(x->cuts);

@@ -161,7 +161,6 @@ kalamdb_code kalamdb_import_begin(struct kalamdb *db, const struct kalamdb_calle
     struct kalamdb_import *im = calloc(1, sizeof *im);
     if (im == NULL)
         return refused(error, &ec, ERR_NO_MEMORY);
-    im->fd = -1;
     arena_init(&im->arena, (size_t)1 << 30);
     enum err e = transfer_begin(&im->transfer, db, caller, engine_str(user_id), true, &ec);
     if (e != ERR_OK) {
@@ -176,7 +175,8 @@ kalamdb_code kalamdb_import_begin(struct kalamdb *db, const struct kalamdb_calle
     if (e == ERR_OK)
         e = note_owner(im, &ec);
     if (e == ERR_OK)
-        e = transfer_temp(&im->transfer, IMPORTS_DIR, &im->fd, &ec);
+        e = spool_new(db->os, db->options.data_dir, IMPORTS_DIR, &im->archive, &ec);
+    im->source = (struct archive_source){spool_read, im->archive};
     if (e != ERR_OK) {
         kalamdb_import_abort(im);
         return refused(error, &ec, e);
@@ -193,11 +193,8 @@ kalamdb_code kalamdb_import_write(
     if (e == ERR_OK && n > im->bytes_max - im->bytes)
         e = err_set(ec, ERR_TOO_LARGE, "the archive is over max_import_bytes (%llu)",
             (unsigned long long)im->bytes_max);
-    int w = e == ERR_OK ? os_write_all(im->fd, bytes, n) : 0;
-    if (w == -ENOSPC)
-        e = err_set(ec, ERR_UNAVAILABLE, "the disk is full");
-    else if (w < 0)
-        e = err_internal(ec, ERR_IO, "import: write: %s", strerror(-w));
+    if (e == ERR_OK)
+        e = spool_write(im->archive, str_n(bytes, n), ec);
     if (e == ERR_OK) {
         im->bytes += n;
         return KALAMDB_OK;
@@ -211,8 +208,7 @@ static void import_release(struct kalamdb_import *im)
 {
     for (int i = 0; i < im->nmessage_fds; i++)
         close(im->message_fds[i]);
-    if (im->fd >= 0)
-        close(im->fd);
+    spool_free(im->archive);
     if (im->has_conversations)
         rowset_release(&im->conversations);
     if (im->has_members)
@@ -251,7 +247,9 @@ static void finish(struct kalamdb_import *im, enum err e)
 static void *import_main(void *arg)
 {
     struct kalamdb_import *im = arg;
-    enum err e = im->failed ? im->ec.code : import_verify(im, &im->ec);
+    enum err e = im->failed ? im->ec.code : spool_end(im->archive, &im->ec);
+    if (e == ERR_OK)
+        e = import_verify(im, &im->ec);
     if (e == ERR_OK)
         e = import_write(im, &im->ec);
     finish(im, e);

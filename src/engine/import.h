@@ -8,11 +8,15 @@
 
 #include "chat/import.h"
 #include "engine/archive_manifest.h"
+#include "engine/spool.h"
 #include "engine/transfer.h"
+#include "engine/user_archive.h"
 
 /* What a worker reads at once: a message takes descriptors for all files of messages. */
 #define IMPORT_MESSAGE_FILES_MAX 240
 #define IMPORT_FILE_ROWS_MAX 2000000
+/* Of all Parquet files of an archive, in memory while it is imported. */
+#define IMPORT_PARQUET_BYTES_MAX (UINT64_C(2) << 30)
 
 /* A file of the archive: the manifest's word and the tar's agree on it. */
 struct import_file {
@@ -25,7 +29,8 @@ struct import_file {
 struct kalamdb_import {
     struct transfer transfer;
     uint64_t owner_no; /* of who gets it, when it began; 0: there was nobody */
-    int fd;            /* the archive, without a name */
+    struct spool *archive;
+    struct archive_source source; /* of it */
     uint64_t bytes, bytes_max;
     bool failed;       /* a write failed: ec says why */
     int64_t issued_s;  /* of the caller's token */

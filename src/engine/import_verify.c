@@ -71,7 +71,7 @@ static enum err walk(struct kalamdb_import *im, struct walk *w, struct buf *mani
     struct archive_reader *r;
     struct archive_member m;
     bool last = false;
-    enum err e = archive_reader_open(im->fd, &r, ec);
+    enum err e = archive_reader_open(&im->source, &r, ec);
     if (e != ERR_OK)
         return e;
     while ((e = archive_reader_next(r, &m, manifest, alive, &im->transfer, ec)) == ERR_OK) {
@@ -146,6 +146,12 @@ static enum err match_all(struct kalamdb_import *im, struct walk *w, struct errc
         return err_internal(ec, ERR_NO_MEMORY, "import");
     memcpy(im->files, w->files, w->n * sizeof *im->files);
     im->nfiles = w->n;
+    uint64_t parquet = 0;
+    for (size_t i = 0; i < w->n; i++)
+        parquet += w->files[i].kind == ARCHIVE_KIND_CONTENT ? 0 : w->files[i].bytes;
+    if (parquet > IMPORT_PARQUET_BYTES_MAX)
+        return err_set(ec, ERR_TOO_LARGE, "the archive's Parquet files have more than %d MiB together",
+            (int)(IMPORT_PARQUET_BYTES_MAX >> 20));
     for (size_t i = 0; i < w->n; i++)
         im->ncontents += w->files[i].kind == ARCHIVE_KIND_CONTENT;
     return ERR_OK;
@@ -172,8 +178,6 @@ static enum err read_archive(struct kalamdb_import *im, struct errctx *ec)
 static enum err write_piece(void *arg, struct str bytes, struct errctx *ec)
 {
     int n = os_write_all(*(const int *)arg, bytes.ptr, bytes.len);
-    if (n == -ENOSPC)
-        return err_set(ec, ERR_UNAVAILABLE, "the disk is full");
     return n == 0 ? ERR_OK : err_internal(ec, ERR_IO, "import: write: %s", strerror(-n));
 }
 
@@ -186,7 +190,7 @@ static enum err take_out(
     enum err e = transfer_memfd(&fd, ec);
     if (e != ERR_OK)
         return e;
-    e = archive_member_read(im->fd, &m, write_piece, &fd, ec);
+    e = archive_member_read(&im->source, &m, write_piece, &fd, ec);
     if (e != ERR_OK)
         close(fd);
     else

@@ -214,7 +214,7 @@ static enum err place(struct chunk *k, size_t i, int64_t id, struct errctx *ec)
     struct archive_member m = import_member(f);
     enum err e = blob_file_new(im->transfer.db->store, &k->files[i], ec);
     if (e == ERR_OK)
-        e = archive_member_read(im->fd, &m, write_piece, k->files[i], ec);
+        e = archive_member_read(&im->source, &m, write_piece, k->files[i], ec);
     if (e == ERR_OK)
         e = blob_file_finish(k->files[i], blob_ref_is_media(k->refs[i]), ec);
     if (e == ERR_OK)

@@ -141,27 +141,6 @@ enum err transfer_memfd(int *ret_fd, struct errctx *ec)
     return ERR_OK;
 }
 
-enum err transfer_temp(struct transfer *t, const char *dir, int *ret_fd, struct errctx *ec)
-{
-    struct buf path = BUF_INIT(0);
-    enum err e = ERR_OK;
-    buf_printf(&path, "%s/%s/XXXXXX", t->db->options.data_dir, dir);
-    buf_u8(&path, 0);
-    int fd = path.failed ? -1 : mkostemp(path.ptr, O_CLOEXEC);
-    if (path.failed)
-        e = err_internal(ec, ERR_NO_MEMORY, "temporary file");
-    else if (fd < 0)
-        e = err_internal(ec, ERR_IO, "%s: %s", path.ptr, strerror(errno));
-    else if (unlink(path.ptr) < 0) {
-        e = err_internal(ec, ERR_IO, "unlink %s: %s", path.ptr, strerror(errno));
-        close(fd);
-    } else {
-        *ret_fd = fd;
-    }
-    buf_release(&path);
-    return e;
-}
-
 /* ---- columns ------------------------------------------------------------------------------------------ */
 
 int transfer_columns(const struct schema *schema, int columns[SCHEMA_COLUMNS_MAX])

@@ -40,8 +40,6 @@ void transfers_cancel(struct kalamdb *db);
 enum err transfers_open(struct kalamdb *db, struct errctx *ec) CHECKED;
 /* A memfd: what a worker reads or writes, which opens nothing on disk. */
 enum err transfer_memfd(int *ret_fd, struct errctx *ec) CHECKED;
-/* A file without a name in one of the folders, gone with its descriptor. */
-enum err transfer_temp(struct transfer *t, const char *dir, int *ret_fd, struct errctx *ec) CHECKED;
 
 /* `"a", "b"` of the columns that stand in an archive: the visible ones, and of messages the change numbers;
  * with `cast`, JSON as text. Which number a column has in the schema: columns[i]; returns how many. */

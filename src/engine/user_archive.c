@@ -203,29 +203,56 @@ struct archive_reader {
     struct archive_entry *entry; /* read ahead; borrowed from tar; NULL: at the end */
     uint64_t entry_at;           /* where its header begins */
     EVP_MD_CTX *md;
-    int fd; /* borrowed */
+    const struct archive_source *source;
+    char *block;           /* what libarchive reads from; READ_BYTES */
+    uint64_t at;           /* read so far */
+    struct errctx failure; /* of the source: code ERR_OK: none */
     bool first;
 };
 
-enum err archive_reader_open(int fd, struct archive_reader **ret, struct errctx *ec)
+/* libarchive's read callback. */
+static la_ssize_t read_block(struct archive *tar, void *arg, const void **ret)
+{
+    struct archive_reader *r = arg;
+    size_t n;
+    if (r->source->read(r->source->arg, r->block, READ_BYTES, r->at, &n, &r->failure) != ERR_OK) {
+        archive_set_error(tar, EIO, "read");
+        return -1;
+    }
+    r->at += n;
+    *ret = r->block;
+    return (la_ssize_t)n;
+}
+
+/* What libarchive found wrong, unless it was the reading itself. */
+static enum err read_failed(const struct archive_reader *r, struct errctx *ec, const char *what)
+{
+    if (r->failure.code != ERR_OK) {
+        *ec = r->failure;
+        return ec->code;
+    }
+    return err_set(ec, ERR_INVALID_REQUEST, "the archive is %s: %s", what, reason(r->tar));
+}
+
+enum err archive_reader_open(
+    const struct archive_source *source, struct archive_reader **ret, struct errctx *ec)
 {
     struct archive_reader *r = calloc(1, sizeof *r);
     if (r == NULL)
         return err_internal(ec, ERR_NO_MEMORY, "archive");
     r->first = true;
-    r->fd = fd;
+    r->source = source;
+    r->block = malloc(READ_BYTES);
     r->tar = archive_read_new();
     r->md = EVP_MD_CTX_new();
     enum err e = ERR_OK;
-    if (r->tar == NULL || r->md == NULL)
+    if (r->tar == NULL || r->md == NULL || r->block == NULL)
         e = err_internal(ec, ERR_NO_MEMORY, "archive");
-    else if (lseek(fd, 0, SEEK_SET) < 0)
-        e = err_internal(ec, ERR_IO, "archive: seek: %s", strerror(errno));
     /* Tar and nothing else: no filters, so that no byte of the file stands for more than itself. */
     else if (archive_read_support_format_tar(r->tar) != ARCHIVE_OK ||
              archive_read_support_filter_none(r->tar) != ARCHIVE_OK ||
-             archive_read_open_fd(r->tar, fd, READ_BYTES) != ARCHIVE_OK)
-        e = err_set(ec, ERR_INVALID_REQUEST, "the archive is no tar: %s", reason(r->tar));
+             archive_read_open(r->tar, r, NULL, read_block, NULL) != ARCHIVE_OK)
+        e = read_failed(r, ec, "no tar");
     if (e != ERR_OK) {
         archive_reader_free(r);
         return e;
@@ -241,6 +268,9 @@ void archive_reader_free(struct archive_reader *r)
     if (r->tar != NULL)
         (void)archive_read_free(r->tar);
     EVP_MD_CTX_free(r->md);
+    if (r->block != NULL)
+        explicit_bzero(r->block, READ_BYTES);
+    free(r->block);
     free(r);
 }
 
@@ -253,7 +283,7 @@ static enum err advance(struct archive_reader *r, struct errctx *ec)
     if (got == ARCHIVE_EOF)
         r->entry = NULL;
     else if (got != ARCHIVE_OK)
-        return err_set(ec, ERR_INVALID_REQUEST, "the archive is damaged: %s", reason(r->tar));
+        return read_failed(r, ec, "damaged");
     return ERR_OK;
 }
 
@@ -314,6 +344,8 @@ static enum err read_data(struct archive_reader *r, struct archive_member *m, st
         if (manifest->failed)
             return err_set(ec, ERR_INVALID_REQUEST, ARCHIVE_MANIFEST " in the archive is too large");
     }
+    if (r->failure.code != ERR_OK)
+        return read_failed(r, ec, "damaged");
     if (got != ARCHIVE_EOF || total != m->bytes)
         return err_set(ec, ERR_INVALID_REQUEST, "%s in the archive is cut off", m->path);
     uint8_t digest[32];
@@ -332,19 +364,17 @@ static enum err check_end(
     char chunk[END_CHUNK_BYTES];
     uint64_t at = r->entry_at;
     for (;;) {
+        size_t n = 0;
         enum err e = alive(arg, ec);
+        if (e == ERR_OK)
+            e = r->source->read(r->source->arg, chunk, sizeof chunk, at, &n, ec);
         if (e != ERR_OK)
             return e;
-        ssize_t n = pread(r->fd, chunk, sizeof chunk, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_internal(ec, ERR_IO, "archive: %s", strerror(errno));
         if (n == 0)
             break;
-        if (memcmp(chunk, zeros, (size_t)n) != 0)
+        if (memcmp(chunk, zeros, n) != 0)
             return err_set(ec, ERR_INVALID_REQUEST, "something follows the end of the archive");
-        at += (uint64_t)n;
+        at += n;
     }
     if (at - r->entry_at < TAR_END_BYTES || at % TAR_BLOCK != 0)
         return err_set(ec, ERR_INVALID_REQUEST, "the end of the archive is cut off");
@@ -375,28 +405,28 @@ enum err archive_reader_next(struct archive_reader *r, struct archive_member *re
 
 typedef enum err sink_fn(void *arg, struct str bytes, struct errctx *ec);
 
-static enum err read_hashed(int fd, const struct archive_member *m, sink_fn *sink, void *arg, EVP_MD_CTX *md,
-    char *chunk, struct errctx *ec)
+static enum err read_hashed(const struct archive_source *source, const struct archive_member *m,
+    sink_fn *sink, void *arg, EVP_MD_CTX *md, char *chunk, struct errctx *ec)
 {
     for (uint64_t done = 0; done < m->bytes;) {
         size_t want = m->bytes - done < READ_BYTES ? (size_t)(m->bytes - done) : READ_BYTES;
-        ssize_t n = pread(fd, chunk, want, (off_t)(m->offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return err_internal(ec, ERR_IO, "archive: %s", n < 0 ? strerror(errno) : "short");
-        enum err e = sink(arg, str_n(chunk, (size_t)n), ec);
+        size_t n = 0;
+        enum err e = source->read(source->arg, chunk, want, m->offset + done, &n, ec);
+        if (e == ERR_OK && n == 0)
+            e = err_internal(ec, ERR_IO, "archive: short");
+        if (e == ERR_OK)
+            e = sink(arg, str_n(chunk, n), ec);
         if (e != ERR_OK)
             return e;
-        if (EVP_DigestUpdate(md, chunk, (size_t)n) != 1)
+        if (EVP_DigestUpdate(md, chunk, n) != 1)
             return err_internal(ec, ERR_INTERNAL, "sha256");
-        done += (uint64_t)n;
+        done += n;
     }
     return ERR_OK;
 }
 
-enum err archive_member_read(
-    int fd, const struct archive_member *m, sink_fn *sink, void *arg, struct errctx *ec)
+enum err archive_member_read(const struct archive_source *source, const struct archive_member *m,
+    sink_fn *sink, void *arg, struct errctx *ec)
 {
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     char *chunk = malloc(READ_BYTES), hex[65];
@@ -405,7 +435,7 @@ enum err archive_member_read(
     if (md == NULL || chunk == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1)
         e = err_internal(ec, ERR_NO_MEMORY, "archive");
     if (e == ERR_OK)
-        e = read_hashed(fd, m, sink, arg, md, chunk, ec);
+        e = read_hashed(source, m, sink, arg, md, chunk, ec);
     if (e == ERR_OK && EVP_DigestFinal_ex(md, digest, NULL) != 1)
         e = err_internal(ec, ERR_INTERNAL, "sha256");
     if (e == ERR_OK) {

@@ -53,9 +53,15 @@ struct archive_member {
     uint64_t bytes, offset; /* of its bytes in the file */
     char sha256[65];        /* hex, of the bytes read */
 };
+/* Where an archive's bytes are: up to n of them from `at` on, fewer at the end only. */
+struct archive_source {
+    enum err (*read)(void *arg, void *p, size_t n, uint64_t at, size_t *ret_n, struct errctx *ec);
+    void *arg;
+};
 struct archive_reader;
-/* An uncompressed tar in a regular file. */
-enum err archive_reader_open(int fd, struct archive_reader **ret, struct errctx *ec) CHECKED;
+/* An uncompressed tar. The source lives as long as the reader. */
+enum err archive_reader_open(
+    const struct archive_source *source, struct archive_reader **ret, struct errctx *ec) CHECKED;
 /* The next member, read to its end: NOT_FOUND behind the last, INVALID_REQUEST for whatever is no plain file
  * under a name of ours, or is cut off. The manifest's text goes to `manifest`, whose cap bounds it. `alive`
  * is asked now and then; what it answers but OK ends the reading. */
@@ -64,7 +70,7 @@ enum err archive_reader_next(struct archive_reader *r, struct archive_member *re
 void archive_reader_free(struct archive_reader *r); /* NULL allowed */
 
 /* Hands one member's bytes to `sink`, piece by piece, and checks them against its sha256 (CORRUPT). */
-enum err archive_member_read(int fd, const struct archive_member *m,
+enum err archive_member_read(const struct archive_source *source, const struct archive_member *m,
     enum err (*sink)(void *arg, struct str bytes, struct errctx *ec), void *arg, struct errctx *ec) CHECKED;
 
 #endif

@@ -115,6 +115,13 @@ struct sealed_writer {
     bool ended;
 };
 
+static enum err write_failed(struct errctx *ec, int errnum)
+{
+    enum err err = err_internal(ec, ERR_IO, "sealed file: write: %s", strerrorname_np(errnum));
+    errno = errnum;
+    return err;
+}
+
 enum err sealed_writer_open(const struct os *os, int fd, const uint8_t key[SEALED_KEY_BYTES],
     struct str context, struct sealed_writer **ret, struct errctx *ec)
 {
@@ -135,7 +142,7 @@ enum err sealed_writer_open(const struct os *os, int fd, const uint8_t key[SEALE
     int rc = os_write_all(fd, header, sizeof header);
     if (rc < 0) {
         sealed_writer_free(w);
-        return err_internal(ec, ERR_IO, "sealed file: write: %s", strerrorname_np(-rc));
+        return write_failed(ec, -rc);
     }
     *ret = w;
     return ERR_OK;
@@ -154,7 +161,7 @@ static enum err write_block(struct sealed_writer *w, bool last, struct errctx *e
         return err_internal(ec, ERR_INTERNAL, "sealed file: the cipher failed");
     int rc = os_write_all(w->fd, block, w->pending + SEALED_TAG_BYTES);
     if (rc < 0)
-        return err_internal(ec, ERR_IO, "sealed file: write: %s", strerrorname_np(-rc));
+        return write_failed(ec, -rc);
     w->number++;
     w->pending = 0;
     return ERR_OK;

@@ -32,7 +32,7 @@ uint64_t sealed_size(uint64_t plain);
 bool sealed_plain_size(uint64_t sealed, uint64_t *ret_plain);
 
 struct sealed_writer;
-/* Writes the header at fd's position. Errors of all three: IO, NO_MEMORY. */
+/* Writes the header at fd's position. Errors of all three: IO, errno saying why; NO_MEMORY. */
 enum err sealed_writer_open(const struct os *os, int fd, const uint8_t key[SEALED_KEY_BYTES],
     struct str context, struct sealed_writer **ret, struct errctx *ec) CHECKED;
 enum err sealed_writer_append(struct sealed_writer *w, struct str plain, struct errctx *ec) CHECKED;

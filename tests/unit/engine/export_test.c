@@ -48,6 +48,15 @@ static struct kalamdb_export *open_export(const char *as, enum kalamdb_role role
     return x;
 }
 
+static enum err read_fd(void *arg, void *p, size_t n, uint64_t at, size_t *ret_n, struct errctx *ec)
+{
+    (void)ec;
+    ssize_t got = pread(*(const int *)arg, p, n, (off_t)at);
+    assert_true(got >= 0);
+    *ret_n = (size_t)got;
+    return ERR_OK;
+}
+
 /* Every member against the manifest, in its order, and the manifest last. */
 static void read_back(int fd, struct arena *arena, struct archive_manifest *m)
 {
@@ -57,7 +66,8 @@ static void read_back(int fd, struct arena *arena, struct archive_manifest *m)
     struct errctx ec = {0};
     size_t n = 0;
     enum err err;
-    assert_int_equal(archive_reader_open(fd, &r, &ec), ERR_OK);
+    struct archive_source source = {read_fd, &fd};
+    assert_int_equal(archive_reader_open(&source, &r, &ec), ERR_OK);
     while ((err = archive_reader_next(r, &member[n], &text, always, NULL, &ec)) == ERR_OK)
         assert_true(++n < 256);
     if (err != ERR_NOT_FOUND)
