@@ -80,6 +80,10 @@ struct kalamdb_options {
     size_t write_buffer_bytes;
     uint64_t cold_cache_bytes; /* of Parquet files kept in memory for workers; 0: none */
     enum kalamdb_erase_sent erase_sent;
+    bool encryption;             /* of everything at rest; fixed when the directory is made */
+    const char *master_key_file; /* 32 raw bytes, hex or base64 */
+    const char *master_key;      /* hex or base64; only one of the two. Not read after kalamdb_open. Neither:
+                                    .kalamdb/master.key in the directory, made with it */
 };
 void kalamdb_options_default(struct kalamdb_options *ret);
 

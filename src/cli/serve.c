@@ -3,6 +3,7 @@
 #include "cli/client.h"
 #include "kalamdb.h"
 #include "kalamdb_admin.h"
+#include "vault/vault.h"
 #include <stdlib.h>
 
 void cli_engine_options(const struct config *c, struct kalamdb_options *o)
@@ -38,6 +39,9 @@ void cli_engine_options(const struct config *c, struct kalamdb_options *o)
     o->erase_sent = strcmp(c->erase_sent, "redact") == 0 ? KALAMDB_REDACT
                     : strcmp(c->erase_sent, "keep") == 0 ? KALAMDB_KEEP
                                                          : KALAMDB_ANONYMIZE;
+    o->encryption = strcmp(c->encryption, "on") == 0;
+    o->master_key_file = c->master_key_file;
+    o->master_key = c->master_key;
 }
 
 static void set_log_level(const char *level)
@@ -70,6 +74,9 @@ static int serve(const struct config *c)
     struct kalamdb_error error = {0};
     struct kalamdb *db = NULL;
     cli_engine_options(c, &options);
+    if (options.encryption && c->master_key_file == NULL && c->master_key == NULL)
+        log_event(LOG_WARN, "master_key_beside_data", "s:reason",
+            "a key in the data directory protects backups and files cut out of it, not the directory", NULL);
     if (kalamdb_open(&options, &db, &error) != KALAMDB_OK) {
         auth_close(auth);
         return cli_fail_kalamdb(&error);
@@ -106,6 +113,7 @@ int cli_serve(int argc, char **argv, char **envp)
     if (!cli_config(&c, argc, argv, envp, NULL))
         return EXIT_USAGE;
     set_log_level(c.log_level);
+    vault_harden_process();
     int status = serve(&c);
     config_release(&c);
     return status;

@@ -4,6 +4,7 @@
 
 #define TEXT_STRING(def) .default_text = def
 #define TEXT_SECRET(def) .default_text = def
+#define TEXT_ENV(def) .default_text = def
 #define TEXT_CHOICE(def) .default_text = def
 #define TEXT_LIST(def) .default_text = def
 #define TEXT_INT(def) .default_int = def
@@ -111,6 +112,7 @@ enum err setting_set(
         return ERR_OK;
     case SETTING_STRING:
     case SETTING_SECRET:
+    case SETTING_ENV:
     case SETTING_CHOICE:
     case SETTING_LIST:
         break;
@@ -151,6 +153,9 @@ static enum err read_flag(struct load *l, int argc, char **argv, int *ret_used, 
         *ret_used = 0;
         return ERR_OK;
     }
+    if (s != NULL && s->kind == SETTING_ENV)
+        return err_set(ec, ERR_INVALID_REQUEST,
+            "--%.*s: a flag is seen by every process; set it in the environment", STR_FMT(name));
     struct str text;
     *ret_used = 1;
     if (eq < word.len) {
@@ -194,6 +199,15 @@ static enum err read_flags(struct load *l, int argc, char **argv, bool keep_othe
     return ERR_OK;
 }
 
+/* The entry under the hand is wiped where it stands, and no child inherits it. */
+static void take_out(char ***at)
+{
+    explicit_bzero(**at, strlen(**at));
+    for (char **p = *at; *p != NULL; p++)
+        p[0] = p[1];
+    --*at;
+}
+
 static enum err read_environment(
     struct load *l, char **envp, void (*warn)(const char *name), struct errctx *ec)
 {
@@ -228,6 +242,8 @@ static enum err read_environment(
         if (e != ERR_OK)
             return e;
         l->seen[s - settings] = true;
+        if (s->kind == SETTING_ENV)
+            take_out(&envp);
     }
     return ERR_OK;
 }
@@ -272,7 +288,10 @@ void config_release(struct config *c)
     for (size_t i = 0; i < settings_count; i++) {
         const struct setting *s = &settings[i];
         if (s->kind != SETTING_INT && s->kind != SETTING_BOOL) {
-            free(*text_field(c, s));
+            char *text = *text_field(c, s);
+            if (text != NULL && (s->kind == SETTING_SECRET || s->kind == SETTING_ENV))
+                explicit_bzero(text, strlen(text));
+            free(text);
             *text_field(c, s) = NULL;
         }
     }
@@ -303,7 +322,7 @@ void config_print(const struct config *c, struct buf *b)
             buf_str(b, *bool_field(m, s) ? STR("true") : STR("false"));
         } else if (*text_field(m, s) == NULL) {
             buf_str(b, STR("null"));
-        } else if (s->kind == SETTING_SECRET) {
+        } else if (s->kind == SETTING_SECRET || s->kind == SETTING_ENV) {
             buf_str(b, STR("\"********\""));
         } else {
             print_quoted(b, *text_field(m, s));

@@ -8,7 +8,7 @@
 #include "base/err.h"
 
 /* X(kind, field, default, min, max, help)   kinds: STRING, SECRET, INT, BOOL, CHOICE("a|b" in help's
- * brackets), LIST */
+ * brackets), LIST, ENV (a secret from the environment only, which config_load takes out of it) */
 #define CONFIG_LIST(X)                                                                                       \
     X(STRING, data, "./data", 0, 0, "data directory")                                                        \
     X(STRING, listen, "127.0.0.1:8080", 0, 0, "address and port to listen on; [::]:8080 for all, IPv6 too")  \
@@ -62,8 +62,11 @@
         "what an erased user sent to groups: sender replaced, content dropped too, left "                    \
         "[anonymize|redact|keep]")                                                                           \
     X(INT, tombstone_retention_s, 2592000, 1, 2000000000, "how long deletions can be replayed")              \
-    X(CHOICE, encryption, "off", 0, 0,                                                                       \
-        "encryption at rest, not available yet: asking for it stops the start [off]")                        \
+    X(CHOICE, encryption, "off", 0, 0, "encryption at rest; fixed when the data directory is made [on|off]") \
+    X(STRING, master_key_file, NULL, 0, 0,                                                                   \
+        "master key: 32 raw bytes, 64 hex digits or base64; made as .kalamdb/master.key when neither this "  \
+        "nor KALAMDB_MASTER_KEY is set")                                                                     \
+    X(ENV, master_key, NULL, 0, 0, "the same in hex or base64, as KALAMDB_MASTER_KEY only")                  \
     X(INT, disk_reserve_bytes, 67108864, 0, 1099511627776, "free space below which writes stop")             \
     X(INT, workers, 4, 1, 64, "analytic worker processes busy at once")                                      \
     X(INT, worker_memory_bytes, 1073741824, 67108864, 1099511627776, "memory of one worker")                 \
@@ -80,6 +83,7 @@
 struct config {
 #define CONFIG_FIELD_STRING(f) char *f;
 #define CONFIG_FIELD_SECRET(f) char *f;
+#define CONFIG_FIELD_ENV(f) char *f;
 #define CONFIG_FIELD_CHOICE(f) char *f;
 #define CONFIG_FIELD_LIST(f) char *f;
 #define CONFIG_FIELD_INT(f) int64_t f;

@@ -90,6 +90,10 @@ static enum err walk_mapping(struct walk *w, const yaml_node_t *root)
                        value->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
                        (value->data.scalar.length == 0 || str_eq(scalar(value), STR("null")) ||
                            str_eq(scalar(value), STR("~")));
+        if (s->kind == SETTING_ENV && !is_null) {
+            snprintf(what, sizeof what, "%s: only from the environment, or from a file of its own", s->name);
+            return key_error(w, key, what);
+        }
         enum err e = is_null ? ERR_OK : set_value(w, s, key, value);
         if (e != ERR_OK)
             return e;

@@ -4,7 +4,15 @@
 
 #include "config/config.h"
 
-enum setting_kind { SETTING_STRING, SETTING_SECRET, SETTING_INT, SETTING_BOOL, SETTING_CHOICE, SETTING_LIST };
+enum setting_kind {
+    SETTING_STRING,
+    SETTING_SECRET,
+    SETTING_ENV,
+    SETTING_INT,
+    SETTING_BOOL,
+    SETTING_CHOICE,
+    SETTING_LIST
+};
 
 struct setting {
     const char *name;

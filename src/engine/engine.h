@@ -46,6 +46,7 @@ struct kalamdb {
     struct kalamdb_options options; /* strings are copies */
     const struct os *os;
     struct analytic *analytic;
+    struct vault *vault; /* NULL: no encryption */
     struct store *store;
     struct live *live;
     struct streams *streams; /* stream.h */
@@ -73,6 +74,9 @@ struct kalamdb {
     _Atomic uint64_t statements_failed, fast_reads, analytic_reads, retries;
 };
 
+/* vault.c: the vault of the directory, as the options say; leaves db->vault NULL where a directory is to be
+ * opened whose ring is missing: store_open says why. */
+enum err engine_open_vault(struct kalamdb *db, const struct kalamdb_options *o, struct errctx *ec) CHECKED;
 /* Copies what a client may read; codes that never leave the engine become INTERNAL. `ret` may be NULL. */
 kalamdb_code engine_error(struct kalamdb_error *ret, const struct errctx *ec);
 static inline struct str engine_str(struct kalamdb_str s)

@@ -138,6 +138,8 @@ static enum err open_store(struct kalamdb *db, struct errctx *ec)
     struct store_config cfg = {
         .data_dir = o->data_dir,
         .os = db->os,
+        .encryption = o->encryption,
+        .vault = db->vault,
         .analytic = db->analytic,
         .durability = o->durability == KALAMDB_ASYNC ? DURABILITY_ASYNC : DURABILITY_SYNC,
         .async_window_ms = o->async_window_ms,
@@ -163,6 +165,7 @@ static void free_all(struct kalamdb *db)
         store_close(db->store);
     if (db->analytic != NULL)
         analytic_close(db->analytic);
+    vault_close(db->vault);
     sql_shapes_free(db->shapes);
     pthread_cond_destroy(&db->upkeep_wake);
     pthread_cond_destroy(&db->idle);
@@ -187,6 +190,7 @@ kalamdb_code kalamdb_open(
     }
     db->options = *options;
     db->os = os_posix();
+    db->options.master_key = db->options.master_key_file = NULL; /* keys are the vault's alone */
     db->upkeep_last = &db->upkeep_first;
     pthread_mutex_init(&db->lock, NULL);
     pthread_cond_init(&db->idle, NULL);
@@ -201,6 +205,8 @@ kalamdb_code kalamdb_open(
     db->shapes = sql_shapes_new();
     enum err e =
         copied && db->shapes != NULL ? open_analytic(db, &ec) : err_internal(&ec, ERR_NO_MEMORY, "open");
+    if (e == ERR_OK)
+        e = engine_open_vault(db, options, &ec);
     if (e == ERR_OK)
         e = open_store(db, &ec);
     if (e == ERR_OK)

@@ -25,7 +25,7 @@
 #include <rocksdb/c.h>
 #include <stdatomic.h>
 
-#define STORE_FORMAT_VERSION 2 /* 2: groups; what 1 has stands unchanged in it */
+#define STORE_FORMAT_VERSION 3 /* 2: groups; 3: sealed values; what is older stands unchanged in it */
 #define USER_ID_BYTES_MAX 255
 #define FEED_BYTES_MAX 32
 #define FEED_TAG_BYTES 16 /* CATALOG_FEED_TAG, set by a restore */
@@ -110,7 +110,8 @@ struct manifest_slot {
 struct store {
     struct store_config cfg; /* data_dir is our own copy */
     const struct os *os;
-    char *hot_dir; /* <data>/.kalamdb/hot */
+    struct vault *vault; /* NULL: values are stored as they are */
+    char *hot_dir;       /* <data>/.kalamdb/hot */
     int lock_fd;
 
     pthread_rwlock_t db_lock;
@@ -173,6 +174,8 @@ static inline bool store_encrypts(const struct store *s)
 /* For operators in store_writable, stats. Free space is measured at most this often. */
 #define RESERVE_CHECK_US 1000000
 
+/* format.c: what the catalog says of the directory, against the configuration. */
+enum err store_check_format(struct store *s, struct errctx *ec) CHECKED;
 /* open.c */
 enum err store_open_db(struct store *s, struct errctx *ec) CHECKED;
 void store_close_db(struct store *s);

@@ -29,7 +29,8 @@
  * CATALOG_USERS (user id → user_no), CATALOG_GROUPS (conversation id → group_no), CATALOG_BLOBS (16 bytes of
  * a hash of content_ref → blob record, blob.c), CATALOG_STREAMS (msg_id u64 → stream record), CATALOG_ERASED
  * (user id → erasure record), CATALOG_BACKFILLS (group_no u64 | user_no u64 → pending history copy),
- * CATALOG_FEED_TAG (text mixed into every feed name). Pure functions, any thread. */
+ * CATALOG_FEED_TAG (text mixed into every feed name), CATALOG_VAULT (u8 1 | the key ring's id: values are
+ * sealed, see key_sealed). Pure functions, any thread. */
 #ifndef KALAMDB_STORE_KEYS_H
 #define KALAMDB_STORE_KEYS_H
 
@@ -65,7 +66,8 @@ enum key_space {
     CATALOG_STREAMS = 105,
     CATALOG_ERASED = 106,
     CATALOG_BACKFILLS = 107,
-    CATALOG_FEED_TAG = 108
+    CATALOG_FEED_TAG = 108,
+    CATALOG_VAULT = 109
 };
 
 struct key {

@@ -1,4 +1,4 @@
-/* Opening and closing: the lock against a second process, RocksDB's options, the format, and what is told
+/* Opening and closing: the lock against a second process, RocksDB's options, and what is told
  * outside about the store's state.
  *
  * Options: one column family, prefixes of 12 bytes with a filter over prefixes only; no WAL recycling and no
@@ -139,60 +139,6 @@ void store_close_db(struct store *s)
     s->db = NULL;
 }
 
-static enum err write_format(struct store *s, const struct key *k, struct errctx *ec)
-{
-    char value[4], *message = NULL;
-    put_be32(value, STORE_FORMAT_VERSION);
-    rocksdb_writeoptions_t *w = rocksdb_writeoptions_create();
-    rocksdb_writeoptions_set_sync(w, 1);
-    rocksdb_put(s->db, w, k->bytes, k->len, value, sizeof value, &message);
-    rocksdb_writeoptions_destroy(w);
-    if (message == NULL)
-        return ERR_OK;
-    (void)err_set(ec, ERR_IO, "cannot write to %s: %s", s->hot_dir, message);
-    rocksdb_free(message);
-    return ERR_IO;
-}
-
-static enum err check_format(struct store *s, struct errctx *ec)
-{
-    struct key k = key_prefix(CATALOG_USER_NO, CATALOG_FORMAT);
-    char *message = NULL;
-    size_t len = 0;
-    char *value = rocksdb_get(s->db, s->read_latest, k.bytes, k.len, &len, &message);
-    enum err e = store_rocks_err(ec, message, "read the format");
-    if (e != ERR_OK)
-        return e;
-    if (value == NULL)
-        return write_format(s, &k, ec);
-    uint32_t version = len == 4 ? get_be32(value) : 0;
-    rocksdb_free(value);
-    if (version == 0)
-        return err_set(ec, ERR_CORRUPT, "the database in %s has no valid format number", s->hot_dir);
-    if (version > STORE_FORMAT_VERSION)
-        return err_set(ec, ERR_INVALID_REQUEST,
-            "%s was written by a newer version (format %u; this program knows formats up to %d)",
-            s->cfg.data_dir, version, STORE_FORMAT_VERSION);
-    /* Lifted at once: a program that does not know groups must not meet them later. */
-    return version < STORE_FORMAT_VERSION ? write_format(s, &k, ec) : ERR_OK;
-}
-
-static enum err read_feed_tag(struct store *s, struct errctx *ec)
-{
-    struct key k = key_prefix(CATALOG_USER_NO, CATALOG_FEED_TAG);
-    char *message = NULL;
-    size_t len = 0;
-    char *value = rocksdb_get(s->db, s->read_latest, k.bytes, k.len, &len, &message);
-    enum err e = store_rocks_err(ec, message, "read the feeds' tag");
-    s->has_feed_tag = value != NULL && len == sizeof s->feed_tag;
-    if (s->has_feed_tag)
-        memcpy(s->feed_tag, value, sizeof s->feed_tag);
-    else if (value != NULL)
-        e = err_set(ec, ERR_CORRUPT, "the feeds' tag is damaged");
-    rocksdb_free(value);
-    return e;
-}
-
 /* ---- the lock file ------------------------------------------------------------------------------------ */
 
 static enum err take_lock(struct store *s, struct errctx *ec)
@@ -319,6 +265,7 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
     s->cfg = *cfg;
     s->cfg.data_dir = NULL;
     s->os = cfg->os != NULL ? cfg->os : os_posix();
+    s->vault = cfg->encryption ? cfg->vault : NULL;
     s->lock_fd = -1;
     s->generation = 1;
     init_locks(s);
@@ -328,9 +275,7 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
         e = store_open_db(s, ec);
     }
     if (e == ERR_OK)
-        e = check_format(s, ec);
-    if (e == ERR_OK)
-        e = read_feed_tag(s, ec);
+        e = store_check_format(s, ec);
     if (e == ERR_OK) {
         store_check_reserve(s);
         e = committer_start(s, ec);

@@ -19,12 +19,15 @@
 #include "os/os.h"
 #include "row/row.h"
 #include "store/blob.h"
+#include "vault/vault.h"
 
 enum durability { DURABILITY_DEFAULT, DURABILITY_SYNC, DURABILITY_ASYNC };
 
 struct store_config {
     const char *data_dir;
     const struct os *os;
+    bool encryption;           /* what the directory is made with, and must have been made with */
+    struct vault *vault;       /* the caller's, open for as long as the store; NULL: there is none */
     struct analytic *analytic; /* writes and reads Parquet for consolidation */
     enum durability durability;
     int async_window_ms;

@@ -1,0 +1,66 @@
+/* Where the keys come from. */
+#include "vault/vault.h"
+#include "engine/engine.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct places {
+    char *keys, *ring, *hot,
+        *beside; /* the folder, a file in it, a file of the database, the key beside them */
+};
+
+static bool find_places(const char *data, struct places *ret)
+{
+    bool good = asprintf(&ret->keys, "%s/.kalamdb/keys", data) >= 0;
+    good = good && asprintf(&ret->ring, "%s/ring", ret->keys) >= 0;
+    good = good && asprintf(&ret->hot, "%s/.kalamdb/hot/CURRENT", data) >= 0;
+    return good && asprintf(&ret->beside, "%s/.kalamdb/master.key", data) >= 0;
+}
+
+static enum err master_key(const struct kalamdb_options *o, const struct places *p, const struct os *os,
+    bool make, uint8_t ret[VAULT_KEY_BYTES], struct errctx *ec)
+{
+    if (o->master_key != NULL && o->master_key_file != NULL)
+        return err_set(ec, ERR_INVALID_REQUEST, "master_key and master_key_file: set one of them");
+    if (o->master_key != NULL)
+        return vault_parse_master_key(str_c(o->master_key), ret, ec);
+    if (o->master_key_file != NULL) {
+        enum err e = vault_master_key_file(o->master_key_file, false, os, ret, ec);
+        return e == ERR_NOT_FOUND
+                   ? err_set(ec, ERR_INVALID_REQUEST, "master_key_file: there is no %s", o->master_key_file)
+                   : e;
+    }
+    enum err e = vault_master_key_file(p->beside, make, os, ret, ec);
+    if (e == ERR_NOT_FOUND) {
+        e = err_set(ec, ERR_INVALID_REQUEST, "the master key is missing");
+        err_detail(
+            ec, "Neither master_key_file nor KALAMDB_MASTER_KEY is set, and there is no %s.", p->beside);
+    }
+    return e;
+}
+
+enum err engine_open_vault(struct kalamdb *db, const struct kalamdb_options *o, struct errctx *ec)
+{
+    struct places p = {NULL, NULL, NULL, NULL};
+    uint8_t key[VAULT_KEY_BYTES];
+    if (!o->encryption)
+        return ERR_OK;
+    enum err e = find_places(o->data_dir, &p) ? ERR_OK : err_set(ec, ERR_NO_MEMORY, "out of memory");
+    bool ring = e == ERR_OK && access(p.ring, F_OK) == 0, data = e == ERR_OK && access(p.hot, F_OK) == 0;
+    if (e == ERR_OK && (ring || !data)) {
+        if (!ring)
+            e = os_mkdirs(p.keys, ec);
+        if (e == ERR_OK)
+            e = master_key(o, &p, db->os, !ring, key, ec);
+        struct vault_config cfg = {.dir = p.keys, .master_key = key, .os = db->os, .existing = ring};
+        if (e == ERR_OK)
+            e = vault_open(&cfg, &db->vault, ec);
+        vault_wipe(key, sizeof key);
+    }
+    free(p.keys);
+    free(p.ring);
+    free(p.hot);
+    free(p.beside);
+    return e;
+}

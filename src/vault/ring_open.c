@@ -1,0 +1,359 @@
+/* Opening a ring: its header, its runs, the wrapping of keys.
+ *
+ * Header, file `ring`: magic | u8 format | 4 zero | ring id 16 | salt 16 | 32 zero bytes, wrapped like a key.
+ * `runs` is locked while a run is added, so that two processes that open one ring take two numbers. */
+#include "vault/ring_int.h"
+#include "vault/secret.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define HEADER_MAGIC "KDBRING"
+#define HEADER_OWNER UINT64_MAX /* no partition has this number */
+enum {
+    HEADER_FORMAT = 1,
+    AT_HEADER_FORMAT = sizeof HEADER_MAGIC - 1,
+    AT_HEADER_ID = 12,
+    AT_HEADER_SALT = AT_HEADER_ID + VAULT_RING_ID_BYTES,
+    AT_HEADER_PROOF = AT_HEADER_SALT + SALT_BYTES,
+    HEADER_BYTES = AT_HEADER_PROOF + WRAPPED_BYTES,
+    RUN_RECORD_BYTES = 32,
+    AT_RUN_CHECKSUM = RUN_RECORD_BYTES - CHECKSUM_BYTES,
+    RUNS_MAX = 16 << 20
+};
+
+enum err ring_io_error(struct errctx *ec, const char *what, const char *name, int errnum)
+{
+    return err_internal(ec, ERR_IO, "key ring: %s %s: %s", what, name, strerrordesc_np(errnum));
+}
+
+enum err ring_crypto_failed(struct errctx *ec)
+{
+    return err_internal(ec, ERR_INTERNAL, "key ring: OpenSSL failed");
+}
+
+static enum err no_memory(struct errctx *ec)
+{
+    return err_set(ec, ERR_NO_MEMORY, "out of memory");
+}
+
+int64_t ring_read_at(int fd, void *p, size_t n, uint64_t at)
+{
+    size_t got = 0;
+    while (got < n) {
+        ssize_t r = pread(fd, (char *)p + got, n - got, (off_t)(at + got));
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0)
+            return -errno;
+        if (r == 0)
+            break;
+        got += (size_t)r;
+    }
+    return (int64_t)got;
+}
+
+int ring_write_at(int fd, const void *p, size_t n, uint64_t at)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t w = pwrite(fd, (const char *)p + done, n - done, (off_t)(at + done));
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w < 0)
+            return -errno;
+        done += (size_t)w;
+    }
+    return 0;
+}
+
+int ring_sync(const struct ring *r, int fd)
+{
+    return r->os->fsync(r->os->ctx, fd);
+}
+
+/* ---- wrapping ----------------------------------------------------------------------------------------- */
+
+struct label {
+    char bytes[64];
+    size_t len;
+};
+
+static struct label label_of(
+    const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t salt[SALT_BYTES])
+{
+    static const char purpose[] = "kalamdb wrap";
+    struct label l = {.len = sizeof purpose - 1};
+    memcpy(l.bytes, purpose, l.len);
+    memcpy(l.bytes + l.len, r->id, sizeof r->id);
+    l.len += sizeof r->id;
+    put_be64(l.bytes + l.len, owner);
+    put_be32(l.bytes + l.len + 8, generation);
+    l.len += 12;
+    memcpy(l.bytes + l.len, salt, SALT_BYTES);
+    l.len += SALT_BYTES;
+    return l;
+}
+
+bool ring_wrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
+    const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES])
+{
+    struct label l = label_of(r, owner, generation, salt);
+    uint8_t kek[VAULT_KEY_BYTES];
+    bool good = derive_key(r->master, str_n(l.bytes, l.len), kek) &&
+                wrap_key(r->gcm, kek, str_n(l.bytes, l.len), key, ret);
+    vault_wipe(kek, sizeof kek);
+    return good;
+}
+
+bool ring_unwrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
+    const uint8_t wrapped[WRAPPED_BYTES], uint8_t ret[VAULT_KEY_BYTES])
+{
+    struct label l = label_of(r, owner, generation, salt);
+    uint8_t kek[VAULT_KEY_BYTES];
+    bool good = derive_key(r->master, str_n(l.bytes, l.len), kek) &&
+                unwrap_key(r->gcm, kek, str_n(l.bytes, l.len), wrapped, ret);
+    vault_wipe(kek, sizeof kek);
+    return good;
+}
+
+/* ---- the header --------------------------------------------------------------------------------------- */
+
+static const uint8_t proof[VAULT_KEY_BYTES]; /* zero */
+
+static enum err make_header(struct ring *r, const char *path, struct errctx *ec)
+{
+    uint8_t h[HEADER_BYTES] = {0}, salt[SALT_BYTES];
+    memcpy(h, HEADER_MAGIC, AT_HEADER_FORMAT);
+    h[AT_HEADER_FORMAT] = HEADER_FORMAT;
+    r->os->random(r->os->ctx, r->id, sizeof r->id);
+    r->os->random(r->os->ctx, salt, sizeof salt);
+    memcpy(h + AT_HEADER_ID, r->id, sizeof r->id);
+    memcpy(h + AT_HEADER_SALT, salt, sizeof salt);
+    if (!ring_wrap(r, HEADER_OWNER, 0, salt, proof, h + AT_HEADER_PROOF))
+        return ring_crypto_failed(ec);
+    return os_write_file(r->os, path, str_n((const char *)h, sizeof h), 0600, ec);
+}
+
+static enum err check_header(struct ring *r, struct str h, struct errctx *ec)
+{
+    uint8_t zero[VAULT_KEY_BYTES];
+    if (h.len > AT_HEADER_FORMAT && memcmp(h.ptr, HEADER_MAGIC, AT_HEADER_FORMAT) == 0 &&
+        (uint8_t)h.ptr[AT_HEADER_FORMAT] > HEADER_FORMAT)
+        return err_set(ec, ERR_INVALID_REQUEST, "the key ring in %s was written by a newer version", r->dir);
+    if (h.len != HEADER_BYTES || memcmp(h.ptr, HEADER_MAGIC, AT_HEADER_FORMAT) != 0 ||
+        h.ptr[AT_HEADER_FORMAT] != HEADER_FORMAT)
+        return err_set(
+            ec, ERR_CORRUPT, "the key ring in %s is damaged: its file \"ring\" is not one", r->dir);
+    memcpy(r->id, h.ptr + AT_HEADER_ID, sizeof r->id);
+    if (ring_unwrap(r, HEADER_OWNER, 0, (const uint8_t *)h.ptr + AT_HEADER_SALT,
+            (const uint8_t *)h.ptr + AT_HEADER_PROOF, zero))
+        return ERR_OK;
+    err_set(ec, ERR_INVALID_REQUEST, "the master key does not open the key ring in %s", r->dir);
+    err_detail(ec, "The key is not the one that this ring was made with, or the ring's header is damaged.");
+    err_hint(ec, "Check master_key_file or KALAMDB_MASTER_KEY.");
+    return ERR_INVALID_REQUEST;
+}
+
+/* Looks through the folder: do segments stand there? Half-written ones of a destruction that was cut short
+ * go: they hold keys that may be destroyed next. */
+static enum err tidy(struct ring *r, bool *ret_segments, struct errctx *ec)
+{
+    DIR *d = opendir(r->dir);
+    if (d == NULL)
+        return ring_io_error(ec, "open", r->dir, errno);
+    enum err e = ERR_OK;
+    bool removed = false;
+    *ret_segments = false;
+    for (const struct dirent *entry; e == ERR_OK && (entry = readdir(d)) != NULL;) {
+        struct str name = str_c(entry->d_name);
+        *ret_segments = *ret_segments || str_ends_with(name, STR(".ring"));
+        if (!str_ends_with(name, STR(".ring.new")))
+            continue;
+        removed = true;
+        if (unlinkat(dirfd(d), entry->d_name, 0) != 0)
+            e = ring_io_error(ec, "remove", entry->d_name, errno);
+    }
+    closedir(d);
+    return e == ERR_OK && removed ? os_fsync_dir(r->os, r->dir, ec) : e;
+}
+
+static enum err open_header(struct ring *r, bool existing, struct errctx *ec)
+{
+    char *path;
+    bool segments;
+    if (asprintf(&path, "%s/ring", r->dir) < 0)
+        return no_memory(ec);
+    struct buf b = BUF_INIT(4 * HEADER_BYTES);
+    enum err e = os_read_file(path, &b, ec);
+    if (e == ERR_OK || e == ERR_TOO_LARGE)
+        e = check_header(r, e == ERR_OK ? buf_view(&b) : STR_NULL, ec);
+    else if (e == ERR_NOT_FOUND && existing)
+        e = err_set(ec, ERR_NOT_FOUND, "there is no key ring in %s", r->dir);
+    else if (e == ERR_NOT_FOUND) {
+        e = tidy(r, &segments, ec);
+        if (e == ERR_OK && segments)
+            e = err_set(
+                ec, ERR_CORRUPT, "the key ring in %s has keys, but its file \"ring\" is missing", r->dir);
+        if (e == ERR_OK)
+            e = make_header(r, path, ec);
+    }
+    buf_release(&b);
+    free(path);
+    return e == ERR_OK ? tidy(r, &segments, ec) : e;
+}
+
+/* ---- runs --------------------------------------------------------------------------------------------- */
+
+static void run_checksum(
+    const struct ring *r, const uint8_t record[RUN_RECORD_BYTES], uint8_t ret[CHECKSUM_BYTES])
+{
+    char bytes[VAULT_RING_ID_BYTES + AT_RUN_CHECKSUM];
+    uint8_t digest[32];
+    memcpy(bytes, r->id, sizeof r->id);
+    memcpy(bytes + sizeof r->id, record, AT_RUN_CHECKSUM);
+    sha256(str_n(bytes, sizeof bytes), digest);
+    memcpy(ret, digest, CHECKSUM_BYTES);
+}
+
+static enum err read_runs(struct ring *r, int fd, struct errctx *ec)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return ring_io_error(ec, "stat", "runs", errno);
+    /* A torn record at the end keeps its number: nothing was sealed in that run, but nobody can tell. */
+    uint64_t n = ((uint64_t)st.st_size + RUN_RECORD_BYTES - 1) / RUN_RECORD_BYTES;
+    if (n >= RUNS_MAX)
+        return err_set(ec, ERR_CORRUPT, "the key ring in %s is damaged: \"runs\" is too large", r->dir);
+    r->nruns = (size_t)n + 1;
+    r->runs = calloc(r->nruns, sizeof *r->runs);
+    uint8_t *records = calloc((size_t)n + 1, RUN_RECORD_BYTES);
+    if (r->runs == NULL || records == NULL) {
+        free(records);
+        return no_memory(ec);
+    }
+    int64_t got = ring_read_at(fd, records, (size_t)n * RUN_RECORD_BYTES, 0);
+    for (size_t i = 0; got >= 0 && i < n; i++) {
+        uint8_t sum[CHECKSUM_BYTES];
+        const uint8_t *record = records + i * RUN_RECORD_BYTES;
+        run_checksum(r, record, sum);
+        r->runs[i].valid =
+            get_be32(record) == i + 1 && memcmp(sum, record + AT_RUN_CHECKSUM, sizeof sum) == 0;
+        memcpy(r->runs[i].id, record + 4, RING_RUN_BYTES);
+    }
+    free(records);
+    return got < 0 ? ring_io_error(ec, "read", "runs", (int)-got) : ERR_OK;
+}
+
+static enum err add_run(struct ring *r, int fd, struct errctx *ec)
+{
+    uint8_t record[RUN_RECORD_BYTES] = {0};
+    struct ring_run *run = &r->runs[r->nruns - 1];
+    r->os->random(r->os->ctx, run->id, sizeof run->id);
+    run->valid = true;
+    put_be32(record, (uint32_t)r->nruns);
+    memcpy(record + 4, run->id, sizeof run->id);
+    run_checksum(r, record, record + AT_RUN_CHECKSUM);
+    int failed = ring_write_at(fd, record, sizeof record, (r->nruns - 1) * RUN_RECORD_BYTES);
+    if (failed == 0)
+        failed = ring_sync(r, fd);
+    return failed == 0 ? ERR_OK : ring_io_error(ec, "write", "runs", -failed);
+}
+
+uint32_t ring_run(const struct ring *r)
+{
+    return (uint32_t)r->nruns;
+}
+
+enum err ring_run_id(const struct ring *r, uint32_t run, uint8_t ret[RING_RUN_BYTES], struct errctx *ec)
+{
+    if (run == 0 || run > r->nruns || !r->runs[run - 1].valid)
+        return err_internal(ec, ERR_CORRUPT, "the key ring does not know run %u", run);
+    memcpy(ret, r->runs[run - 1].id, RING_RUN_BYTES);
+    return ERR_OK;
+}
+
+/* ---- open, close -------------------------------------------------------------------------------------- */
+
+static enum err open_files(struct ring *r, bool existing, struct errctx *ec)
+{
+    char *path;
+    struct stat st;
+    if (existing && stat(r->dir, &st) != 0)
+        return err_set(ec, ERR_NOT_FOUND, "there is no key ring in %s", r->dir);
+    enum err e = os_mkdirs(r->dir, ec);
+    if (e != ERR_OK)
+        return e;
+    if (asprintf(&path, "%s/runs", r->dir) < 0)
+        return no_memory(ec);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || flock(fd, LOCK_EX) != 0)
+        e = ring_io_error(ec, "open", path, errno);
+    if (e == ERR_OK)
+        e = open_header(r, existing, ec);
+    if (e == ERR_OK)
+        e = read_runs(r, fd, ec);
+    if (e == ERR_OK)
+        e = add_run(r, fd, ec);
+    if (e == ERR_OK)
+        e = os_fsync_dir(r->os, r->dir, ec);
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return e;
+}
+
+enum err ring_open(
+    const struct vault_config *cfg, const EVP_CIPHER *gcm, struct ring **ret, struct errctx *ec)
+{
+    struct ring *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return no_memory(ec);
+    r->os = cfg->os != NULL ? cfg->os : os_posix();
+    r->gcm = gcm;
+    r->dir = strdup(cfg->dir);
+    r->master = secret_alloc(VAULT_KEY_BYTES, &r->locked);
+    pthread_mutex_init(&r->lock, NULL);
+    for (size_t i = 0; i < RING_FDS; i++)
+        r->fds[i].fd = -1;
+    enum err e = r->dir != NULL && r->master != NULL ? ERR_OK : no_memory(ec);
+    if (e == ERR_OK) {
+        memcpy(r->master, cfg->master_key, VAULT_KEY_BYTES);
+        e = open_files(r, cfg->existing, ec);
+    }
+    if (e != ERR_OK) {
+        ring_close(r);
+        return e;
+    }
+    *ret = r;
+    return ERR_OK;
+}
+
+void ring_close(struct ring *r)
+{
+    if (r == NULL)
+        return;
+    for (size_t i = 0; i < RING_FDS; i++)
+        if (r->fds[i].fd >= 0)
+            close(r->fds[i].fd);
+    secret_free(r->master, VAULT_KEY_BYTES);
+    secret_free(r->pending, r->cap_pending * sizeof *r->pending);
+    pthread_mutex_destroy(&r->lock);
+    free(r->runs);
+    free(r->dir);
+    free(r);
+}
+
+const uint8_t *ring_id(const struct ring *r)
+{
+    return r->id;
+}
+
+bool ring_memory_locked(const struct ring *r)
+{
+    return r->locked;
+}

@@ -1,0 +1,87 @@
+/* The vault: a key for every partition (a user's or a group's number), and the sealing of values under it.
+ *
+ *   master key ──wraps──► data key of a partition, in the ring (ring.h)
+ *                             │ HKDF with the run's id
+ *                             ▼
+ *                         AES-256-GCM key of this partition in this run ──seals──► values
+ *
+ * A sealed value: u8 1 | varint generation of the key | u32 run | u64 counter | ciphertext | 16 bytes of tag.
+ *
+ * No (key, nonce) pair is ever used twice, whatever is copied, restored or torn: each opening of a ring is a
+ * run with 128 random bits of its own, the key that seals depends on them, and within a run the nonce is a
+ * counter that all partitions share. Two copies of one directory that are opened both are two runs.
+ *
+ * `struct vault *` NULL is encryption switched off: sealing and unsealing copy, the rest does nothing.
+ * Threading: any thread, but for open and close. */
+#ifndef KALAMDB_VAULT_VAULT_H
+#define KALAMDB_VAULT_VAULT_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "os/os.h"
+
+#define VAULT_KEY_BYTES 32
+#define VAULT_RING_ID_BYTES 16
+#define VAULT_TAG_BYTES 16
+/* What sealing adds at most: format, generation, run, counter, tag. */
+#define VAULT_OVERHEAD_MAX (1 + 5 + 4 + 8 + VAULT_TAG_BYTES)
+
+struct vault;
+struct vault_config {
+    const char *dir;           /* the ring's folder: <data>/.kalamdb/keys */
+    const uint8_t *master_key; /* 32 bytes, copied */
+    const struct os *os;
+    bool existing; /* refuse to make a ring where there is none: NOT_FOUND */
+};
+
+/* Makes the ring if the folder has none. INVALID_REQUEST: the master key is another one; CORRUPT; IO. */
+enum err vault_open(const struct vault_config *cfg, struct vault **ret, struct errctx *ec) CHECKED;
+void vault_close(struct vault *v); /* wipes all keys; NULL allowed */
+/* Which ring this is: what is sealed with one is not opened with another. */
+void vault_ring_id(const struct vault *v, uint8_t ret[VAULT_RING_ID_BYTES]);
+
+/* A key for the partition, in memory until flushed; one that exists stays. CONFLICT: it was destroyed, and
+ * numbers are not given twice. */
+enum err vault_key_make(struct vault *v, uint64_t owner, struct errctx *ec) CHECKED;
+/* All keys made are durable; no-op when there is nothing new. After an error it may be called again. */
+enum err vault_flush(struct vault *v, struct errctx *ec) CHECKED;
+/* Durable on return; idempotent. */
+enum err vault_key_destroy(struct vault *v, uint64_t owner, struct errctx *ec) CHECKED;
+bool vault_key_exists(struct vault *v, uint64_t owner);
+
+/* Appends to `out`. The key must be there: NOT_FOUND where it was destroyed. */
+enum err vault_seal(struct vault *v, uint64_t owner, struct str aad, struct str plain, struct buf *out,
+    struct errctx *ec) CHECKED;
+/* Appends to `out`. CORRUPT, naming the partition: these are not the bytes that were sealed for this owner
+ * with this aad; NOT_FOUND: its key was destroyed. */
+enum err vault_unseal(struct vault *v, uint64_t owner, struct str aad, struct str sealed, struct buf *out,
+    struct errctx *ec) CHECKED;
+/* The same into `ret`, which has room for sealed.len bytes. */
+enum err vault_unseal_into(struct vault *v, uint64_t owner, struct str aad, struct str sealed, char *ret,
+    size_t *ret_len, struct errctx *ec) CHECKED;
+
+/* 32 bytes from the kernel's generator. */
+void vault_random_key(uint8_t ret[VAULT_KEY_BYTES]);
+/* Zeroes in a way that a compiler keeps. */
+void vault_wipe(void *p, size_t n);
+/* A master key as people write it: 64 hex digits or base64 of 32 bytes; white space at the end does not
+ * count. INVALID_REQUEST. */
+enum err vault_parse_master_key(struct str text, uint8_t ret[VAULT_KEY_BYTES], struct errctx *ec) CHECKED;
+/* The one in a file, where it may also be 32 raw bytes; with `make`, where there is no file, a new one is
+ * written, mode 0600. NOT_FOUND, INVALID_REQUEST, IO. */
+enum err vault_master_key_file(const char *path, bool make, const struct os *os, uint8_t ret[VAULT_KEY_BYTES],
+    struct errctx *ec) CHECKED;
+
+struct vault_stats {
+    uint64_t keys_made, keys_destroyed; /* since open */
+    uint64_t sealed, unsealed;          /* values */
+    uint64_t unseal_failures;           /* CORRUPT */
+    uint64_t loads;                     /* keys unwrapped, because no context was kept */
+    bool memory_locked;                 /* key memory cannot be swapped out */
+};
+void vault_stats(struct vault *v, struct vault_stats *ret); /* NULL: zeroes */
+
+/* For the process that holds keys, first thing in main: no core dumps, no ptrace by its own user. */
+void vault_harden_process(void);
+
+#endif
