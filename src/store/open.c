@@ -265,7 +265,8 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
     s->cfg = *cfg;
     s->cfg.data_dir = NULL;
     s->os = cfg->os != NULL ? cfg->os : os_posix();
-    s->vault = cfg->encryption ? cfg->vault : NULL;
+    s->vault = cfg->vault;
+    s->cfg.encryption = cfg->encryption || cfg->vault != NULL;
     s->lock_fd = -1;
     s->generation = 1;
     init_locks(s);

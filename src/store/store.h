@@ -26,8 +26,9 @@ enum durability { DURABILITY_DEFAULT, DURABILITY_SYNC, DURABILITY_ASYNC };
 struct store_config {
     const char *data_dir;
     const struct os *os;
-    bool encryption;           /* what the directory is made with, and must have been made with */
-    struct vault *vault;       /* the caller's, open for as long as the store; NULL: there is none */
+    bool encryption; /* what the directory is made with, and must have been made with; a vault says so too */
+    struct vault
+        *vault; /* the caller's, open for as long as the store; NULL: there is none, nothing is sealed */
     struct analytic *analytic; /* writes and reads Parquet for consolidation */
     enum durability durability;
     int async_window_ms;
@@ -38,11 +39,9 @@ struct store_config {
     int64_t tombstone_retention_s;
     size_t block_cache_bytes, write_buffer_bytes;
     uint64_t cold_cache_bytes; /* of Parquet files kept in memory for workers; 0: none */
-    struct vault *vault;       /* NULL: nothing is sealed */
     bool seal_files;           /* content files are sealed even without a vault (tests) */
 };
 
-struct vault;
 struct store;
 struct snapshot;
 struct txn;
