@@ -21,9 +21,15 @@ enum err server_open(const struct config *cfg, struct kalamdb *db, const struct 
     struct server **ret, struct errctx *ec) CHECKED;
 /* The port bound (for listen 127.0.0.1:0). */
 int server_port(const struct server *s);
+int server_tls_port(const struct server *s); /* 0: no TLS; server_port's: nothing is plain */
+/* SHA-256 of the current certificate's public key. False: no TLS. Any thread. */
+bool server_certificate_pin(const struct server *s, uint8_t ret[32]);
+/* Called on a loop's thread after each change of the certificate; set it before server_run. */
+void server_on_certificate(struct server *s, void (*reloaded)(void *arg), void *arg);
 /* Blocks: runs one event loop on this thread and the others on their own. SIGTERM and SIGINT stop accepting,
  * finish what is in flight, close sockets with 1001 and return within shutdown_timeout_ms and a few seconds;
- * a second signal ends at once. */
+ * a second signal ends at once. SIGHUP reads the certificate
+ * again. */
 enum err server_run(struct server *s, struct errctx *ec) CHECKED;
 /* As SIGTERM. Any thread. */
 void server_stop(struct server *s);

@@ -124,6 +124,20 @@ static void process_families(struct buf *b, const struct server *s)
     gauge(b, "process_start_time_seconds", "Start, seconds since 1970.", (double)s->started_s);
 }
 
+static void tls_metrics(struct buf *b, const struct server *s, const struct net_stats *n)
+{
+    uint8_t pin[32];
+    int64_t expires_s = 0;
+    counter(b, "kalamdb_tls_handshakes", "TLS handshakes done.", (double)n->tls_handshakes_total);
+    counter(b, "kalamdb_tls_handshakes_failed", "TLS handshakes refused, broken off or late.",
+        (double)n->tls_failed_total);
+    counter(b, "kalamdb_tls_truncated", "TLS connections that ended without close_notify.",
+        (double)n->tls_truncated_total);
+    if (net_tls_certificate(s->net, pin, &expires_s))
+        gauge(b, "kalamdb_tls_certificate_expires_seconds", "When the certificate ends, Unix time.",
+            (double)expires_s);
+}
+
 static void net_families(struct buf *b, const struct server *s, const struct totals *t)
 {
     struct net_stats n;
@@ -133,6 +147,8 @@ static void net_families(struct buf *b, const struct server *s, const struct tot
     gauge(b, "kalamdb_websockets", "Open WebSockets.", (double)n.websockets);
     gauge(b, "kalamdb_event_streams", "Open Server-Sent Events streams.", (double)n.chunked);
     counter(b, "kalamdb_connections_accepted", "Connections accepted.", (double)n.accepted_total);
+    if (net_tls_port(s->net) != 0)
+        tls_metrics(b, s, &n);
     counter(b, "kalamdb_connections_refused", "Connections over max_connections.", (double)n.refused_total);
     counter(b, "kalamdb_network_received_bytes", "Bytes read from sockets.", (double)n.bytes_in_total);
     counter(b, "kalamdb_network_sent_bytes", "Bytes written to sockets.", (double)n.bytes_out_total);

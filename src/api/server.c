@@ -266,11 +266,41 @@ static void on_aborted(void *arg, struct net_request *req)
         kalamdb_stop_consolidation(s->db);
 }
 
+#define EXPIRES_SOON_S (14 * 86400)
+
+static void log_certificate(const struct server *s)
+{
+    uint8_t pin[32];
+    int64_t expires_s, now_s = os_realtime_us(os_posix()) / 1000000;
+    if (!net_tls_certificate(s->net, pin, &expires_s))
+        return;
+    if (expires_s <= now_s + EXPIRES_SOON_S)
+        log_event(LOG_WARN, expires_s <= now_s ? "certificate_expired" : "certificate_expires_soon", "i:days",
+            (long long)(expires_s - now_s) / 86400, NULL);
+}
+
+/* A broken new pair leaves the old one in place. */
+static void reload_certificate(void *arg)
+{
+    struct server *s = arg;
+    struct errctx ec = {0};
+    if (net_tls_port(s->net) == 0)
+        return;
+    if (net_tls_reload(s->net, &ec) != ERR_OK) {
+        log_event(LOG_ERROR, "certificate_not_reloaded", "s:reason", ec.message, NULL);
+        return;
+    }
+    log_event(LOG_INFO, "certificate_reloaded", NULL);
+    log_certificate(s);
+    if (s->reloaded != NULL)
+        s->reloaded(s->reloaded_arg);
+}
+
 /* SIGHUP: what is read from files while running is read again. Whoever reads files adds it here. */
 static void on_reload(void *arg)
 {
-    (void)arg;
     log_event(LOG_INFO, "reload", NULL);
+    reload_certificate(arg);
 }
 
 /* ---- workers
@@ -349,11 +379,39 @@ static const struct net_handler *handler_of(struct server *s)
         .failed = on_failed,
         .aborted = on_aborted,
         .reload = on_reload,
+        .certificate_changed = reload_certificate,
         .loop_start = on_loop_start,
         .loop_stop = on_loop_stop};
     s->handler = functions;
     s->handler.arg = s;
     return &s->handler;
+}
+
+static struct tls_options tls_of(const struct config *cfg)
+{
+    return (struct tls_options){.certificate_file = cfg->tls_certificate_file,
+        .key_file = cfg->tls_key_file,
+        .client_ca_file = cfg->tls_client_ca_file,
+        .client_auth = strcmp(cfg->tls_client_auth, "required") == 0   ? TLS_CLIENT_REQUIRED
+                       : strcmp(cfg->tls_client_auth, "optional") == 0 ? TLS_CLIENT_OPTIONAL
+                                                                       : TLS_CLIENT_OFF};
+}
+
+/* Tokens and messages in the clear belong on no network. A host name may be anything: the warning is worth
+ * it. */
+static void warn_about_plain(const struct server *s)
+{
+    struct str listen = str_c(s->cfg->listen);
+    static const struct str local[] = {{"127.", 4}, {"[::1]:", 6}, {"localhost:", 10}};
+    for (size_t i = 0; i < sizeof local / sizeof *local; i++) {
+        if (str_starts_with(listen, local[i]))
+            return;
+    }
+    if (net_tls_port(s->net) != net_port(s->net))
+        log_event(LOG_WARN, "plain_http_on_the_network", "s:listen", s->cfg->listen, "s:hint",
+            "set tls_certificate_file and tls_key_file, or listen on 127.0.0.1 behind a proxy that speaks "
+            "TLS",
+            NULL);
 }
 
 enum err server_open(const struct config *cfg, struct kalamdb *db, const struct auth *auth,
@@ -382,7 +440,13 @@ enum err server_open(const struct config *cfg, struct kalamdb *db, const struct 
         .max_socket_buffer_bytes = (size_t)cfg->max_socket_buffer_bytes,
         .header_timeout_ms = (int)cfg->header_timeout_ms,
         .idle_timeout_ms = (int)cfg->idle_timeout_ms,
-        .shutdown_timeout_ms = (int)cfg->shutdown_timeout_ms};
+        .shutdown_timeout_ms = (int)cfg->shutdown_timeout_ms,
+        .tls = tls_of(cfg),
+        .tls_listen = cfg->tls_listen != NULL ? str_c(cfg->tls_listen) : STR_NULL,
+        .tls_handshake_timeout_ms = (int)cfg->tls_handshake_timeout_ms,
+        .max_tls_handshakes = (size_t)cfg->max_tls_handshakes,
+        .tls_check_ms = (int)cfg->tls_check_ms,
+        .hsts_max_age_s = (int)cfg->hsts_max_age_s};
     enum err e = parse_origins(s, cfg->allowed_origins, ec);
     if (e == ERR_OK)
         e = net_open(&o, handler_of(s), &s->net, ec);
@@ -391,6 +455,8 @@ enum err server_open(const struct config *cfg, struct kalamdb *db, const struct 
         return e;
     }
     server_follow_erasures(s, true);
+    warn_about_plain(s);
+    log_certificate(s);
     *ret = s;
     return ERR_OK;
 }
@@ -398,6 +464,23 @@ enum err server_open(const struct config *cfg, struct kalamdb *db, const struct 
 int server_port(const struct server *s)
 {
     return net_port(s->net);
+}
+
+int server_tls_port(const struct server *s)
+{
+    return net_tls_port(s->net);
+}
+
+bool server_certificate_pin(const struct server *s, uint8_t ret[32])
+{
+    int64_t expires_s;
+    return net_tls_certificate(s->net, ret, &expires_s);
+}
+
+void server_on_certificate(struct server *s, void (*reloaded)(void *arg), void *arg)
+{
+    s->reloaded = reloaded;
+    s->reloaded_arg = arg;
 }
 
 enum err server_run(struct server *s, struct errctx *ec)

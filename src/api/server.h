@@ -122,6 +122,8 @@ struct server {
     uint64_t started_us;
     pthread_mutex_t receipt_lock;
     struct receipt_key *receipt_key; /* made when the first receipt is signed */
+    void (*reloaded)(void *arg);     /* a certificate was; may be NULL */
+    void *reloaded_arg;
     bool has_metrics_token;
     uint8_t metrics_token_sha256[32];
 };

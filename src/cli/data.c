@@ -16,7 +16,7 @@
 #define TOKEN_TTL_S 3600
 
 struct request {
-    struct str user, url, token;
+    struct str user, url, token, ca, cert, key;
     const char *file; /* NULL or "-": the standard streams */
     bool import;
 };
@@ -30,6 +30,12 @@ static bool parse(int argc, char **argv, struct request *rq, struct errctx *ec)
             n = cli_flag(argc - i, argv + i, "--url", &rq->url);
         if (n == 0)
             n = cli_flag(argc - i, argv + i, "--token", &rq->token);
+        if (n == 0)
+            n = cli_flag(argc - i, argv + i, "--ca", &rq->ca);
+        if (n == 0)
+            n = cli_flag(argc - i, argv + i, "--cert", &rq->cert);
+        if (n == 0)
+            n = cli_flag(argc - i, argv + i, "--key", &rq->key);
         if (n == 0 && !rq->import)
             n = cli_flag(argc - i, argv + i, "-o", &file);
         if (n == 0 && rq->import && file.ptr == NULL && (argv[i][0] != '-' || argv[i][1] == '\0')) {
@@ -51,11 +57,17 @@ static bool parse(int argc, char **argv, struct request *rq, struct errctx *ec)
         err_set(ec, ERR_INVALID_REQUEST, "--url asks for --token");
     else if (rq->url.ptr == NULL && rq->token.ptr != NULL)
         err_set(ec, ERR_INVALID_REQUEST, "--token goes with --url");
+    else if (!str_starts_with(rq->url, STR("https://")) &&
+             (rq->ca.ptr != NULL || rq->cert.ptr != NULL || rq->key.ptr != NULL))
+        err_set(ec, ERR_INVALID_REQUEST, "--ca, --cert and --key go with an https:// --url");
+    else if (rq->key.ptr != NULL && rq->cert.ptr == NULL)
+        err_set(ec, ERR_INVALID_REQUEST, "--key goes with --cert");
     else
         return true;
     err_hint(ec, "%s",
-        rq->import ? "kalamdb import --user ID FILE [--url http://HOST:PORT --token TOKEN]"
-                   : "kalamdb export --user ID [-o FILE] [--url http://HOST:PORT --token TOKEN]");
+        rq->import
+            ? "kalamdb import --user ID FILE [--url https://HOST:PORT --token TOKEN [--ca FILE]]"
+            : "kalamdb export --user ID [-o FILE] [--url https://HOST:PORT --token TOKEN [--ca FILE]]");
     return false;
 }
 
@@ -135,14 +147,13 @@ static uint64_t count(const json_t *o, const char *name)
     return (uint64_t)json_integer_value(json_object_get(o, name));
 }
 
-static enum err by_server(const struct request *rq, const char *host, const char *port, struct str token,
+static enum err by_server(const struct request *rq, const struct link_target *at, struct str token,
     int archive, struct target *t, struct errctx *ec)
 {
     struct buf path = BUF_INIT(0);
     buf_printf(&path, "/api/v1/%s?user=", rq->import ? "import" : "export");
     put_user(&path, rq->user);
-    struct http_exchange x = {.host = host,
-        .port = port,
+    struct http_exchange x = {.at = at,
         .method = rq->import ? "POST" : "GET",
         .target = buf_view(&path),
         .token = token,
@@ -166,17 +177,17 @@ static enum err by_server(const struct request *rq, const char *host, const char
 static enum err by_local_server(
     const struct config *c, const struct request *rq, int archive, struct target *t, struct errctx *ec)
 {
-    char host[256], port[8];
+    struct link_target at;
     struct auth *auth = NULL;
     struct buf token = BUF_INIT(16384);
-    enum err e = client_address(c, host, port, ec);
+    enum err e = client_address(c, &at, ec);
     if (e == ERR_OK)
         e = cli_open_auth(c, &auth, ec);
     if (e == ERR_OK)
         e = auth_mint(
             auth, CALLER, ROLE_SERVICE, os_realtime_us(os_posix()) / 1000000, TOKEN_TTL_S, &token, ec);
     if (e == ERR_OK)
-        e = by_server(rq, host, port, buf_view(&token), archive, t, ec);
+        e = by_server(rq, &at, buf_view(&token), archive, t, ec);
     buf_release(&token);
     auth_close(auth);
     return e;
@@ -286,10 +297,10 @@ static enum err here(
 
 static enum err run(const struct config *c, const struct request *rq, struct errctx *ec)
 {
-    char host[256], port[8];
+    struct link_target at = {.ca_file = rq->ca.ptr, .cert_file = rq->cert.ptr, .key_file = rq->key.ptr};
     struct target t = {.fd = -1};
     int archive = -1;
-    enum err e = rq->url.ptr != NULL ? http_url(rq->url, host, port, ec) : ERR_OK;
+    enum err e = rq->url.ptr != NULL ? http_url(rq->url, &at, ec) : ERR_OK;
     if (e == ERR_OK && !rq->import) {
         e = target_open(rq->file, &t, ec);
     } else if (e == ERR_OK) {
@@ -298,7 +309,7 @@ static enum err run(const struct config *c, const struct request *rq, struct err
             e = err_set(ec, ERR_IO, "%s: %s", rq->file, strerror(errno));
     }
     if (e == ERR_OK)
-        e = rq->url.ptr != NULL ? by_server(rq, host, port, rq->token, archive, &t, ec)
+        e = rq->url.ptr != NULL ? by_server(rq, &at, rq->token, archive, &t, ec)
                                 : here(c, rq, archive, &t, ec);
     if (archive > STDIN_FILENO)
         close(archive);

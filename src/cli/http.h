@@ -1,13 +1,13 @@
-/* One HTTP/1.1 request whose body, or whose answer, is too large to hold: both are streamed. Blocking; plain
- * http only. */
+/* One HTTP/1.1 request whose body, or whose answer, is too large to hold: both are streamed. Blocking. */
 #ifndef KALAMDB_CLI_HTTP_H
 #define KALAMDB_CLI_HTTP_H
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "cli/link.h"
 
 struct http_exchange {
-    const char *host, *port;
+    const struct link_target *at;
     const char *method;
     struct str target; /* path and query, encoded */
     struct str token;
@@ -19,8 +19,8 @@ struct http_exchange {
     int status;
     struct buf answer; /* of any other status; the caller's to release */
 };
-/* http://host[:port][/]: INVALID_REQUEST for anything else. The texts are NUL-terminated. */
-enum err http_url(struct str url, char host[256], char port[8], struct errctx *ec) CHECKED;
+/* http://host[:port][/] or https://…: INVALID_REQUEST for anything else. Sets host, port and tls. */
+enum err http_url(struct str url, struct link_target *ret, struct errctx *ec) CHECKED;
 /* UNAVAILABLE: no connection, or it was cut before the answer was whole. */
 enum err http_run(struct http_exchange *x, struct errctx *ec) CHECKED;
 

@@ -63,6 +63,22 @@ int cli_fail_kalamdb(const struct kalamdb_error *error)
     return cli_fail(&ec, EXIT_FAILED);
 }
 
+struct published {
+    const struct config *c;
+    struct server *server;
+};
+
+/* Where, and under which certificate, the other commands find this server. */
+static void publish(void *arg)
+{
+    const struct published *p = arg;
+    struct errctx ec = {0};
+    uint8_t pin[32];
+    bool tls = server_tls_port(p->server) == server_port(p->server) && server_certificate_pin(p->server, pin);
+    if (client_publish(p->c, server_port(p->server), tls ? pin : NULL, &ec) != ERR_OK)
+        log_event(LOG_WARN, "address_not_written", "s:reason", ec.message, NULL);
+}
+
 static int serve(const struct config *c)
 {
     struct errctx ec = {0};
@@ -93,9 +109,11 @@ static int serve(const struct config *c)
         status = cli_fail(&ec, ec.code == ERR_INVALID_REQUEST ? EXIT_USAGE : EXIT_FAILED);
     } else {
         log_event(LOG_INFO, "started", "s:version", KALAMDB_VERSION, "s:listen", c->listen, "i:port",
-            (long long)server_port(server), "s:data", c->data, NULL);
-        if (client_publish(c, server_port(server), &ec) != ERR_OK)
-            log_event(LOG_WARN, "address_not_written", "s:reason", ec.message, NULL);
+            (long long)server_port(server), "i:tls_port", (long long)server_tls_port(server), "s:data",
+            c->data, NULL);
+        struct published p = {c, server};
+        publish(&p);
+        server_on_certificate(server, publish, &p);
         if (server_run(server, &ec) != ERR_OK)
             status = cli_fail(&ec, EXIT_FAILED);
         client_unpublish(c);

@@ -254,6 +254,16 @@ static enum err check(const struct config *c, struct errctx *ec)
     if (c->jwt_secret != NULL && strlen(c->jwt_secret) < 32)
         return err_set(
             ec, ERR_INVALID_REQUEST, "jwt_secret: %zu bytes; at least 32 are needed", strlen(c->jwt_secret));
+    if ((c->tls_certificate_file == NULL) != (c->tls_key_file == NULL))
+        return err_set(ec, ERR_INVALID_REQUEST, "%s is missing: TLS takes a certificate and its key",
+            c->tls_key_file == NULL ? "tls_key_file" : "tls_certificate_file");
+    if (c->tls_certificate_file == NULL && (c->tls_listen != NULL || strcmp(c->tls_client_auth, "off") != 0))
+        return err_set(ec, ERR_INVALID_REQUEST, "%s: TLS takes tls_certificate_file and tls_key_file",
+            c->tls_listen != NULL ? "tls_listen" : "tls_client_auth");
+    if ((c->tls_client_ca_file == NULL) != (strcmp(c->tls_client_auth, "off") == 0))
+        return err_set(ec, ERR_INVALID_REQUEST,
+            c->tls_client_ca_file == NULL ? "tls_client_auth: tls_client_ca_file is missing"
+                                          : "tls_client_ca_file: tls_client_auth is off");
     if (c->idle_timeout_ms <= c->ping_interval_ms)
         return err_set(ec, ERR_INVALID_REQUEST,
             "idle_timeout_ms: must be above ping_interval_ms, else answering "

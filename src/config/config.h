@@ -12,6 +12,17 @@
 #define CONFIG_LIST(X)                                                                                       \
     X(STRING, data, "./data", 0, 0, "data directory")                                                        \
     X(STRING, listen, "127.0.0.1:8080", 0, 0, "address and port to listen on; [::]:8080 for all, IPv6 too")  \
+    X(STRING, tls_certificate_file, NULL, 0, 0,                                                              \
+        "PEM certificate and chain: `listen` speaks TLS 1.3, or `tls_listen` where that is set")             \
+    X(STRING, tls_key_file, NULL, 0, 0, "PEM key of the certificate, mode 0600 (root's: 0640)")              \
+    X(STRING, tls_listen, NULL, 0, 0, "address for TLS, beside a plain `listen`")                            \
+    X(CHOICE, tls_client_auth, "off", 0, 0, "are clients asked for a certificate [off|optional|required]")   \
+    X(STRING, tls_client_ca_file, NULL, 0, 0, "PEM authorities whose client certificates are taken")         \
+    X(INT, tls_handshake_timeout_ms, 10000, 100, 600000, "time for a TLS handshake")                         \
+    X(INT, max_tls_handshakes, 1024, 1, 1000000, "TLS handshakes under way; for one more the oldest goes")   \
+    X(INT, tls_check_ms, 10000, 0, 86400000, "how often the certificate's files are looked at; 0: never")    \
+    X(INT, hsts_max_age_s, 31536000, 0, 2147483647,                                                          \
+        "Strict-Transport-Security on answers under TLS; 0: none")                                           \
     X(INT, loops, 0, 0, 256, "event loops (threads); 0: one per core")                                       \
     X(SECRET, jwt_secret, NULL, 0, 0,                                                                        \
         "HS256 key, at least 32 bytes; made in the data directory when neither it nor a public key is set")  \

@@ -6,6 +6,11 @@
 
 #define COPY_BYTES_MAX 16384
 
+bool net_request_secure(const struct net_request *r)
+{
+    return r->conn != NULL && r->conn->tls != NULL;
+}
+
 /* Is there a line of that name (lower case, with its colon)? */
 static bool has_header(struct str headers, struct str name)
 {
@@ -47,6 +52,8 @@ void request_head(struct net_request *r, struct buf *head, int status, struct st
     if (!has_header(headers, STR("content-security-policy:")))
         buf_str(head, STR("Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"));
     buf_str(head, headers);
+    if (net_request_secure(r) && r->loop->net->options.hsts_max_age_s > 0)
+        buf_printf(head, "Strict-Transport-Security: max-age=%d\r\n", r->loop->net->options.hsts_max_age_s);
     if (r->close_after)
         buf_str(head, STR("Connection: close\r\n"));
     else if (r->in.minor == 0)

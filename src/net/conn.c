@@ -22,6 +22,8 @@ static void on_closed(uv_handle_t *h)
     if (c->websocket)
         ws_decoder_release(&c->stream.decoder);
     out_release(&c->out);
+    tls_free(c->tls);
+    buf_release(&c->sealed);
     if (c->prev != NULL)
         c->prev->next = c->next;
     else
@@ -39,6 +41,7 @@ void conn_close(struct net_conn *c)
     if (was == CONN_CLOSED)
         return;
     c->state = CONN_CLOSED;
+    secure_forget(c);
     wheel_unset(&loop_of(c)->wheel, &c->timer);
     if (was == CONN_HTTP)
         http_conn_release(c);
@@ -72,12 +75,23 @@ static void linger(struct net_conn *c)
     conn_arm(c, c->ending_ms + LINGER_MS);
 }
 
+/* All is sent: under TLS the peer is told that nothing was cut off. */
+static void finish(struct net_conn *c)
+{
+    if (c->tls != NULL)
+        tls_close(c->tls);
+    if (conn_pending(c) > 0)
+        conn_dirty(c); /* comes back here */
+    else
+        linger(c);
+}
+
 static void ending_advance(struct net_conn *c)
 {
-    if (c->out.bytes > 0 || c->write != NULL)
+    if (conn_pending(c) > 0 || c->write != NULL)
         return;
     if (!c->websocket || c->close_frame_seen)
-        linger(c);
+        finish(c);
     else if (!c->slow_close)
         conn_arm(c, uv_now(c->tcp.loop) + WS_CLOSE_WAIT_MS);
     /* A slow reader keeps the deadline it was given: our close frame may stand far back in its buffers. */
@@ -90,6 +104,7 @@ void conn_end(struct net_conn *c)
     if (c->state != CONN_ENDING) {
         if (c->state == CONN_HTTP)
             http_conn_release(c);
+        secure_forget(c);
         c->state = CONN_ENDING;
         c->ending_ms = uv_now(c->tcp.loop);
         conn_set_reading(c, true);
@@ -100,28 +115,33 @@ void conn_end(struct net_conn *c)
 
 static void on_written(uv_write_t *req, int status);
 
-/* The kernel takes no more now. Only the first message is handed to libuv, so that all others can still be
- * dropped. */
-static void start_write(struct net_conn *c)
+static void hand_over(struct net_conn *c, const struct iovec *v, int n)
 {
-    struct iovec v[VECTORS];
-    int n = out_vectors(&c->out, v, VECTORS, true);
     uv_write_t *req = malloc(sizeof *req);
     if (req == NULL) {
         conn_close(c);
         return;
     }
     req->data = c;
-    c->out.locked = true;
     c->write = req;
     c->last_progress_ms = uv_now(c->tcp.loop);
-    if (uv_write(req, (uv_stream_t *)&c->tcp, (uv_buf_t *)v, (unsigned)n, on_written) != 0) {
+    if (uv_write(req, (uv_stream_t *)&c->tcp, (const uv_buf_t *)v, (unsigned)n, on_written) != 0) {
         free(req);
         c->write = NULL;
         conn_close(c);
         return;
     }
     c->kernel_left = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+}
+
+/* The kernel takes no more now. Only the first message is handed to libuv, so that all others can still be
+ * dropped. */
+static void start_write(struct net_conn *c)
+{
+    struct iovec v[VECTORS];
+    int n = out_vectors(&c->out, v, VECTORS, true);
+    c->out.locked = true;
+    hand_over(c, v, n);
 }
 
 static void written(struct net_conn *c, size_t n)
@@ -141,16 +161,52 @@ static void after_flush(struct net_conn *c)
     } else if (c->state == CONN_WEBSOCKET || c->state == CONN_CHUNKED) {
         if (c->state == CONN_CHUNKED)
             http_conn_resume(c);
-        else if (!c->reading && c->out.bytes <= cap / 2)
+        else if (!c->reading && conn_pending(c) <= cap / 2)
             conn_set_reading(c, true);
-        if (c->was_full && c->out.bytes <= cap / 2 && c->stream.ops != NULL) {
+        if (c->was_full && conn_pending(c) <= cap / 2 && c->stream.ops != NULL) {
             c->was_full = false;
             c->stream.ops->drained(c->stream.arg);
         }
     }
 }
 
-static void flush(struct net_conn *c)
+/* What was encrypted goes, all of it, before more is. */
+static void flush_sealed(struct net_conn *c)
+{
+    while (c->write == NULL && c->state != CONN_CLOSED && !c->out.failed) {
+        struct buf *b = tls_output(c->tls);
+        if (!secure_seal(c)) {
+            conn_close(c);
+            return;
+        }
+        if (b->len == 0) {
+            buf_release(b); /* at rest: no memory */
+            return;
+        }
+        struct iovec v = {.iov_base = b->ptr, .iov_len = b->len};
+        int rc = uv_try_write((uv_stream_t *)&c->tcp, (uv_buf_t *)&v, 1);
+        if (rc < 0 && rc != UV_EAGAIN) {
+            conn_close(c);
+            return;
+        }
+        size_t n = rc > 0 ? (size_t)rc : 0;
+        if (n > 0) {
+            c->last_progress_ms = uv_now(c->tcp.loop);
+            count_add(&loop_of(c)->bytes_out, (int64_t)n);
+        }
+        if (n == b->len) {
+            b->len = 0;
+            continue;
+        }
+        size_t max = b->max_bytes;
+        c->sealed = *b;
+        *b = BUF_INIT(max);
+        v = (struct iovec){.iov_base = c->sealed.ptr + n, .iov_len = c->sealed.len - n};
+        hand_over(c, &v, 1);
+    }
+}
+
+static void flush_plain(struct net_conn *c)
 {
     while (c->write == NULL && c->out.head != NULL && c->state != CONN_CLOSED && !c->out.failed) {
         struct iovec v[VECTORS];
@@ -168,10 +224,20 @@ static void flush(struct net_conn *c)
         if (rc < 0 || (size_t)rc < total)
             start_write(c);
     }
+}
+
+static void flush(struct net_conn *c)
+{
+    if (c->tls != NULL)
+        flush_sealed(c);
+    else
+        flush_plain(c);
     if (c->out.failed)
         conn_close(c);
     if (c->state != CONN_CLOSED)
         after_flush(c);
+    if (c->state != CONN_CLOSED && c->tls != NULL && c->reading)
+        secure_more(c);
 }
 
 static void on_written(uv_write_t *req, int status)
@@ -186,12 +252,19 @@ static void on_written(uv_write_t *req, int status)
         conn_close(c);
         return;
     }
-    struct iovec v[VECTORS];
-    int n = out_vectors(&c->out, v, VECTORS, true);
-    size_t total = 0;
-    for (int i = 0; i < n; i++)
-        total += v[i].iov_len;
-    written(c, total);
+    if (c->tls != NULL) {
+        count_add(&loop_of(c)->bytes_out, (int64_t)c->sealed.len);
+        c->last_progress_ms = uv_now(c->tcp.loop);
+        buf_release(&c->sealed);
+        c->sealed = BUF_INIT(0);
+    } else {
+        struct iovec v[VECTORS];
+        int n = out_vectors(&c->out, v, VECTORS, true);
+        size_t total = 0;
+        for (int i = 0; i < n; i++)
+            total += v[i].iov_len;
+        written(c, total);
+    }
     conn_dirty(c);
     conn_flush_dirty(loop_of(c));
 }
@@ -224,18 +297,26 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init(loop->read_buffer, READ_BUFFER_BYTES);
 }
 
-static void on_end_of_input(struct net_conn *c, bool orderly)
+void conn_end_of_input(struct net_conn *c, bool orderly)
 {
     c->eof = true;
     /* Answers that only wait for the socket are still sent; work for a client that left is stopped. */
     struct net_request *first = c->http.first;
-    if (orderly && c->state == CONN_HTTP && first == NULL && c->out.bytes > 0)
+    if (orderly && c->state == CONN_HTTP && first == NULL && conn_pending(c) > 0)
         conn_end(c);
     else if (orderly && c->state == CONN_HTTP && first != NULL && first->file != NULL && first->begun &&
              first->next == NULL)
         first->close_after = c->stop_parsing = true; /* the rest of the file, then the end */
-    else if (!orderly || c->state != CONN_ENDING || (c->out.bytes == 0 && c->write == NULL))
+    else if (!orderly || c->state != CONN_ENDING || (conn_pending(c) == 0 && c->write == NULL))
         conn_close(c);
+}
+
+void conn_input(struct net_conn *c, char *data, size_t n)
+{
+    if (c->state == CONN_HTTP || c->state == CONN_CHUNKED)
+        http_conn_input(c, data, n);
+    else if (c->websocket && c->state != CONN_LINGER)
+        stream_input(c, data, n);
 }
 
 static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
@@ -245,16 +326,18 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
     if (n == 0 || c->state == CONN_CLOSED)
         return;
     if (n < 0) {
-        on_end_of_input(c, n == UV_EOF);
+        /* Under TLS only close_notify ends in order: anybody on the way can send a FIN. */
+        if (c->tls != NULL && n == UV_EOF && tls_established(c->tls) && c->state != CONN_LINGER)
+            count_add(&loop->truncated, 1);
+        conn_end_of_input(c, n == UV_EOF && (c->tls == NULL || c->state >= CONN_ENDING));
     } else {
-        c->last_input_ms = uv_now(&loop->uv);
         count_add(&loop->bytes_in, n);
-        if (c->state == CONN_HTTP)
-            http_conn_input(c, buf->base, (size_t)n);
-        else if (c->websocket && c->state != CONN_LINGER)
-            stream_input(c, buf->base, (size_t)n);
-        else if (c->state == CONN_CHUNKED)
-            http_conn_input(c, buf->base, (size_t)n);
+        if (c->tls != NULL && c->state != CONN_LINGER) {
+            secure_input(c, str_n(buf->base, (size_t)n));
+        } else {
+            c->last_input_ms = uv_now(&loop->uv);
+            conn_input(c, buf->base, (size_t)n);
+        }
     }
     conn_flush_dirty(loop);
 }
@@ -300,8 +383,8 @@ static void ending_expired(struct net_conn *c, uint64_t now_ms)
     uint64_t stalled = net_stream_stalled_since(c);
     if (!c->slow_close && stalled != 0 && now_ms < stalled + ENDING_STALL_MS)
         conn_arm(c, stalled + ENDING_STALL_MS);
-    else if (c->write == NULL && c->out.bytes == 0 && c->websocket)
-        linger(c); /* no close frame came back */
+    else if (c->write == NULL && conn_pending(c) == 0 && c->websocket)
+        finish(c); /* no close frame came back */
     else
         conn_close(c);
 }
@@ -309,6 +392,10 @@ static void ending_expired(struct net_conn *c, uint64_t now_ms)
 void conn_timer_fired(struct net_conn *c, uint64_t now_ms)
 {
     switch ((enum conn_state)c->state) {
+    case CONN_HANDSHAKE:
+        count_add(&loop_of(c)->shake_failed, 1);
+        conn_close(c);
+        break;
     case CONN_HTTP:
         http_conn_expired(c);
         break;
@@ -333,15 +420,41 @@ void conn_timer_fired(struct net_conn *c, uint64_t now_ms)
     }
 }
 
-void conn_accept(struct net_loop *loop)
+/* Nothing can be accepted now; libuv asks no more until this one is, so the timer tries again. */
+static void accept_later(struct net_loop *loop, bool tls)
+{
+    *(tls ? &loop->tls_accept_due : &loop->accept_due) = true;
+    if (!loop->timer_on)
+        uv_timer_again(&loop->timer);
+    loop->timer_on = true;
+}
+
+/* The connection may speak, or is told why not. */
+static void begin(struct net_conn *c, bool tls, bool refused)
+{
+    struct net_loop *loop = loop_of(c);
+    const struct net_options *o = &loop->net->options;
+    c->state = CONN_HTTP;
+    if (tls && (refused || !secure_begin(c))) { /* an answer would cost a handshake */
+        count_add(&loop->refused, 1);
+        conn_close(c);
+        return;
+    }
+    conn_set_reading(c, true);
+    conn_arm(c, c->last_input_ms + (uint64_t)(tls ? o->tls_handshake_timeout_ms : o->idle_timeout_ms));
+    if (refused) {
+        count_add(&loop->refused, 1);
+        http_conn_refuse(c, HTTP_OVERLOADED, "too many connections");
+        conn_flush_dirty(loop);
+    }
+}
+
+void conn_accept(struct net_loop *loop, bool tls)
 {
     struct net_conn *c = calloc(1, sizeof *c);
     if (c == NULL || uv_tcp_init(&loop->uv, &c->tcp) != 0) {
         free(c);
-        loop->accept_due = true; /* libuv asks no more until this one is accepted: the timer tries again */
-        if (!loop->timer_on)
-            uv_timer_again(&loop->timer);
-        loop->timer_on = true;
+        accept_later(loop, tls);
         return;
     }
     c->tcp.data = c;
@@ -352,8 +465,8 @@ void conn_accept(struct net_loop *loop)
     count_add(&loop->nconns, 1);
     size_t before = atomic_fetch_add_explicit(&loop->net->connections, 1, memory_order_relaxed);
     size_t max = loop->net->options.max_connections;
-    if (uv_accept((uv_stream_t *)&loop->listener, (uv_stream_t *)&c->tcp) != 0 ||
-        before >= max + REFUSALS_MAX) {
+    uv_tcp_t *listener = tls ? &loop->tls_listener : &loop->listener;
+    if (uv_accept((uv_stream_t *)listener, (uv_stream_t *)&c->tcp) != 0 || before >= max + REFUSALS_MAX) {
         count_add(&loop->refused, 1);
         conn_close(c);
         return;
@@ -361,11 +474,5 @@ void conn_accept(struct net_loop *loop)
     (void)uv_tcp_nodelay(&c->tcp, 1);
     count_add(&loop->accepted, 1);
     c->last_input_ms = c->last_progress_ms = uv_now(&loop->uv);
-    conn_set_reading(c, true);
-    conn_arm(c, c->last_input_ms + (uint64_t)loop->net->options.idle_timeout_ms);
-    if (before >= max) {
-        count_add(&loop->refused, 1);
-        http_conn_refuse(c, HTTP_OVERLOADED, "too many connections");
-        conn_flush_dirty(loop);
-    }
+    begin(c, tls, before >= max);
 }

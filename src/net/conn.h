@@ -1,22 +1,24 @@
 /* Inside of net: connections and loops, shared by its files. See net.h for the rules.
  *
+ *   HANDSHAKE  TLS, on a listener that speaks it; else a connection begins in HTTP
+ *    ▼
  *   HTTP ──101──▶ WEBSOCKET ─┐
  *    │ └──200 chunked──▶ CHUNKED
  *    │                  │    │
  *    └──────┬───────────┴────┘
  *           ▼ last answer or close frame queued
- *        ENDING   out queue drains; a websocket waits for the peer's close frame
- *           ▼
- *        LINGER   our direction is shut; input is read and dropped, so that no reset destroys what we sent
- *           ▼ end of input, or deadline
- *        CLOSED   uv_close under way; memory goes with its callback
+ *        ENDING   out queue drains; a websocket waits for the peer's close frame; under TLS close_notify goes
+ * last ▼ LINGER   our direction is shut; input is read and dropped, so that no reset destroys what we sent ▼
+ * end of input, or deadline CLOSED   uv_close under way; memory goes with its callback
  */
 #ifndef KALAMDB_NET_CONN_H
 #define KALAMDB_NET_CONN_H
 
 #include "net/net.h"
 #include "net/out.h"
+#include "net/tls.h"
 #include "net/wheel.h"
+#include <limits.h>
 #include <stdatomic.h>
 #include <uv.h>
 
@@ -34,7 +36,15 @@
 #define BODY_BYTES_TOTAL_MAX ((size_t)512 << 20) /* over all loops; beyond it bodies are refused with 503 */
 #define REFUSALS_MAX 256 /* connections over max_connections that still get an answer */
 
-enum conn_state { CONN_HTTP, CONN_WEBSOCKET, CONN_CHUNKED, CONN_ENDING, CONN_LINGER, CONN_CLOSED };
+enum conn_state {
+    CONN_HANDSHAKE,
+    CONN_HTTP,
+    CONN_WEBSOCKET,
+    CONN_CHUNKED,
+    CONN_ENDING,
+    CONN_LINGER,
+    CONN_CLOSED
+};
 
 struct net_conn {
     uv_tcp_t tcp; /* tcp.data: this */
@@ -42,12 +52,15 @@ struct net_conn {
     struct net_conn *prev, *next; /* of the loop */
     struct net_conn *dirty_next;
     struct out out;
-    uv_write_t *write; /* under way */
+    struct tls *tls;                              /* NULL: plain */
+    struct buf sealed;                            /* TLS: ciphertext that `write` is sending */
+    struct net_conn *shaking_prev, *shaking_next; /* CONN_HANDSHAKE: of the loop, oldest first */
+    uv_write_t *write;                            /* under way */
     uint64_t last_input_ms, last_progress_ms, ending_ms;
     size_t kernel_left; /* of `write`, when last looked at */
     uint8_t state;      /* enum conn_state */
     bool dirty, reading, was_full, stop_parsing, websocket, close_frame_seen, close_frame_sent, raw,
-        slow_close, eof; /* raw: no chunk framing */
+        slow_close, eof, shaking, step_waits; /* raw: no chunk framing */
     struct {
         struct http_parser *parser; /* NULL between requests */
         struct net_request *current, *first, *last;
@@ -77,7 +90,13 @@ struct net_loop {
     uv_loop_t uv;
     uv_async_t async;
     uv_timer_t timer;
-    uv_tcp_t listener;
+    uv_tcp_t listener, tls_listener; /* one of them may be closed */
+    uv_prepare_t prepare;
+    struct net_conn *shaking, *shaking_last;
+    size_t nshaking;
+    int steps; /* of handshakes that may still be taken in this turn */
+    bool steps_wait;
+    char *plain; /* TLS_RECORD_BYTES: what is decrypted, or gathered to be encrypted */
     uv_signal_t sigterm, sigint, sighup;
     _Atomic(struct net_task *) queue;
     struct wheel wheel;
@@ -91,25 +110,30 @@ struct net_loop {
     char *read_buffer;
     char date[30];
     int64_t date_s;
-    bool timer_on, listening, stopping, accept_due, initialised;
+    bool timer_on, listening, tls_listening, stopping, accept_due, tls_accept_due, initialised;
     uint64_t stop_deadline_ms;
     struct net *net;
     void *user;
     uv_thread_t thread;
     /* read by other threads */
-    _Atomic uint64_t nconns, nws, nchunked, accepted, refused, bytes_in, bytes_out, ninflight;
+    _Atomic uint64_t nconns, nws, nchunked, accepted, refused, bytes_in, bytes_out, ninflight, shaken,
+        shake_failed, truncated;
 };
 
 struct net {
     struct net_options options;
-    char listen[300];
+    char listen[300], tls_listen[300];
     const struct net_handler *handler;
     struct net_loop *loops;
     int nloops;
-    int port;
+    int port, tls_port; /* tls_port 0: nothing speaks TLS; both the same: nothing speaks plain */
+    char certificate_file[PATH_MAX], key_file[PATH_MAX], client_ca_file[PATH_MAX];
+    uv_mutex_t tls_lock;
+    struct tls_context *tls; /* the current one, under tls_lock */
+    struct tls_watch *watch; /* of the first loop */
     _Atomic int stops;
     _Atomic uint64_t connections;
-    int *sockets;
+    int *sockets, *tls_sockets;
     _Atomic bool abandoned;
 };
 
@@ -124,7 +148,7 @@ static inline void count_add(_Atomic uint64_t *c, int64_t by)
 enum err listen_sockets(const char *address, int n, int *ret_fds, int *ret_port, struct errctx *ec) CHECKED;
 
 /* conn.c */
-void conn_accept(struct net_loop *loop);
+void conn_accept(struct net_loop *loop, bool tls);
 void conn_dirty(struct net_conn *c); /* write what is queued when control returns to the loop */
 void conn_flush_dirty(struct net_loop *loop);
 void conn_close(struct net_conn *c); /* now */
@@ -132,6 +156,27 @@ void conn_end(struct net_conn *c);   /* when the queue is empty */
 void conn_set_reading(struct net_conn *c, bool on);
 void conn_timer_fired(struct net_conn *c, uint64_t now_ms);
 void conn_arm(struct net_conn *c, uint64_t due_ms);
+
+/* Bytes that are not with the kernel yet. Before encryption and after they differ a little in number. */
+static inline size_t conn_pending(const struct net_conn *c)
+{
+    return c->out.bytes + (c->tls != NULL ? tls_output(c->tls)->len + c->sealed.len : 0);
+}
+void conn_input(struct net_conn *c, char *data, size_t n); /* plaintext */
+void conn_end_of_input(struct net_conn *c, bool orderly);
+
+/* secure.c: connections under TLS, the certificate */
+enum err secure_open(struct net *n, struct errctx *ec) CHECKED;
+enum err secure_watch(struct net *n, struct errctx *ec) CHECKED; /* the files, on the first loop */
+void secure_release(struct net *n);
+/* The connection is new: it waits for a handshake. False: out of memory. */
+bool secure_begin(struct net_conn *c) CHECKED;
+void secure_forget(struct net_conn *c); /* no longer among those that shake hands */
+void secure_input(struct net_conn *c, struct str bytes);
+void secure_more(struct net_conn *c); /* what had to wait in secure_input */
+/* Encrypts some of what waits into tls_output. False: broken. */
+bool secure_seal(struct net_conn *c);
+void secure_turn(struct net_loop *loop); /* once per turn of the loop */
 
 /* serve.c: the HTTP state */
 void http_conn_input(struct net_conn *c, const char *data, size_t n);

@@ -125,7 +125,7 @@ static bool read_here(struct file_answer *f)
 
 bool file_advance(struct net_conn *c, struct file_answer *f)
 {
-    while (!f->reading && f->left > 0 && c->out.bytes < LOW_BYTES) {
+    while (!f->reading && f->left > 0 && conn_pending(c) < LOW_BYTES) {
         f->chunk = malloc(CHUNK_BYTES);
         if (f->chunk == NULL) {
             conn_close(c);

@@ -81,8 +81,10 @@ static int bind_all(const struct addrinfo *ai, int n, int port, int *ret_fds)
         ret_fds[i] = bind_one(ai, port, true);
         if (ret_fds[i] < 0) {
             int e = ret_fds[i];
-            while (i-- > 0)
+            while (i-- > 0) {
                 close(ret_fds[i]);
+                ret_fds[i] = -1;
+            }
             return e;
         }
         if (port == 0)

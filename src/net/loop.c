@@ -121,14 +121,20 @@ static void stop_idle(struct net_conn *c)
 {
     if (c->state == CONN_HTTP)
         http_conn_shutdown(c);
+    else if (c->state == CONN_HANDSHAKE)
+        conn_close(c);
 }
 
 static void begin_stop(struct net_loop *loop)
 {
     loop->stopping = true;
     loop->stop_deadline_ms = uv_now(&loop->uv) + (uint64_t)loop->net->options.shutdown_timeout_ms;
-    uv_close((uv_handle_t *)&loop->listener, NULL);
-    loop->listening = false;
+    if (loop->listening)
+        uv_close((uv_handle_t *)&loop->listener, NULL);
+    if (loop->tls_listening)
+        uv_close((uv_handle_t *)&loop->tls_listener, NULL);
+    loop->listening = loop->tls_listening = false;
+    loop->accept_due = loop->tls_accept_due = false;
     each_conn(loop, stop_stream);
     if (!loop->timer_on)
         uv_timer_again(&loop->timer);
@@ -190,12 +196,16 @@ static void on_timer(uv_timer_t *t)
     struct net_loop *loop = t->loop->data;
     if (loop->accept_due) {
         loop->accept_due = false;
-        conn_accept(loop);
+        conn_accept(loop, false);
+    }
+    if (loop->tls_accept_due) {
+        loop->tls_accept_due = false;
+        conn_accept(loop, true);
     }
     wheel_advance(&loop->wheel, uv_now(&loop->uv), on_due, loop);
     look_at_stop(loop);
     conn_flush_dirty(loop);
-    if (loop->wheel.count == 0 && !loop->stopping && !loop->accept_due) {
+    if (loop->wheel.count == 0 && !loop->stopping && !loop->accept_due && !loop->tls_accept_due) {
         uv_timer_stop(t);
         loop->timer_on = false;
     }
@@ -203,8 +213,14 @@ static void on_timer(uv_timer_t *t)
 
 static void on_connection(uv_stream_t *s, int status)
 {
+    struct net_loop *loop = s->loop->data;
     if (status == 0)
-        conn_accept(s->loop->data);
+        conn_accept(loop, s == (uv_stream_t *)&loop->tls_listener);
+}
+
+static void on_prepare(uv_prepare_t *p)
+{
+    secure_turn(p->loop->data);
 }
 
 static void on_signal(uv_signal_t *s, int number)
@@ -238,7 +254,17 @@ bool net_stopping(const struct net *n)
 /* ---- open, run, close
  * ------------------------------------------------------------------------------------------- */
 
-static enum err loop_init(struct net *n, struct net_loop *loop, int fd, struct errctx *ec)
+/* -1: none of the kind. */
+static int listen_on(struct net_loop *loop, uv_tcp_t *listener, int fd, bool *ret_listening)
+{
+    int rc = fd >= 0 ? uv_tcp_init(&loop->uv, listener) : 0;
+    if (fd < 0 || rc != 0 || (rc = uv_tcp_open(listener, fd)) != 0)
+        return rc;
+    *ret_listening = true;
+    return uv_listen((uv_stream_t *)listener, 4096, on_connection);
+}
+
+static enum err loop_init(struct net *n, struct net_loop *loop, int fd, int tls_fd, struct errctx *ec)
 {
     int rc = uv_loop_init(&loop->uv);
     if (rc != 0)
@@ -248,7 +274,8 @@ static enum err loop_init(struct net *n, struct net_loop *loop, int fd, struct e
     loop->uv.data = loop;
     wheel_init(&loop->wheel, uv_now(&loop->uv));
     loop->read_buffer = malloc(READ_BUFFER_BYTES);
-    if (loop->read_buffer == NULL)
+    loop->plain = n->tls != NULL ? malloc(TLS_RECORD_BYTES) : NULL;
+    if (loop->read_buffer == NULL || (n->tls != NULL && loop->plain == NULL))
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     if ((rc = uv_async_init(&loop->uv, &loop->async, on_async)) != 0 ||
         (rc = uv_timer_init(&loop->uv, &loop->timer)) != 0 ||
@@ -256,13 +283,12 @@ static enum err loop_init(struct net *n, struct net_loop *loop, int fd, struct e
         (rc = uv_signal_init(&loop->uv, &loop->sigterm)) != 0 ||
         (rc = uv_signal_init(&loop->uv, &loop->sigint)) != 0 ||
         (rc = uv_signal_init(&loop->uv, &loop->sighup)) != 0 ||
-        (rc = uv_tcp_init(&loop->uv, &loop->listener)) != 0)
+        (rc = uv_prepare_init(&loop->uv, &loop->prepare)) != 0 ||
+        (n->tls != NULL && (rc = uv_prepare_start(&loop->prepare, on_prepare)) != 0))
         goto failed;
     loop->timer_on = true;
-    if ((rc = uv_tcp_open(&loop->listener, fd)) != 0)
-        goto failed;
-    loop->listening = true;
-    if ((rc = uv_listen((uv_stream_t *)&loop->listener, 4096, on_connection)) == 0)
+    if ((rc = listen_on(loop, &loop->listener, fd, &loop->listening)) == 0 &&
+        (rc = listen_on(loop, &loop->tls_listener, tls_fd, &loop->tls_listening)) == 0)
         return ERR_OK;
 failed:
     return err_internal(ec, ERR_INTERNAL, "event loop: %s", uv_strerror(rc));
@@ -293,6 +319,7 @@ static void loop_release(struct net_loop *loop)
     while (loop->nparsers > 0)
         free(loop->parsers[--loop->nparsers]);
     free(loop->read_buffer);
+    free(loop->plain);
 }
 
 static void net_free(struct net *n)
@@ -301,24 +328,51 @@ static void net_free(struct net *n)
         if (n->loops[i].initialised)
             loop_release(&n->loops[i]);
     }
+    secure_release(n);
+    uv_mutex_destroy(&n->tls_lock);
     free(n->loops);
     free(n->sockets);
+    free(n->tls_sockets);
     free(n);
 }
 
 /* Sockets first: a taken port is the likeliest error. What no loop has taken over is closed again. */
 static enum err open_loops(struct net *n, struct errctx *ec)
 {
-    enum err e = listen_sockets(n->listen, n->nloops, n->sockets, &n->port, ec);
-    if (e != ERR_OK)
-        return e;
+    bool both = n->tls != NULL && n->options.tls_listen.len > 0, plain = n->tls == NULL || both;
+    memset(n->sockets, -1, (size_t)n->nloops * sizeof *n->sockets);
+    memset(n->tls_sockets, -1, (size_t)n->nloops * sizeof *n->tls_sockets);
+    enum err e = listen_sockets(n->listen, n->nloops, plain ? n->sockets : n->tls_sockets, &n->port, ec);
+    n->tls_port = plain ? 0 : n->port;
+    if (e == ERR_OK && both)
+        e = listen_sockets(n->tls_listen, n->nloops, n->tls_sockets, &n->tls_port, ec);
     for (int i = 0; i < n->nloops; i++) {
         if (e == ERR_OK)
-            e = loop_init(n, &n->loops[i], n->sockets[i], ec);
-        if (!n->loops[i].listening)
+            e = loop_init(n, &n->loops[i], n->sockets[i], n->tls_sockets[i], ec);
+        if (!n->loops[i].listening && n->sockets[i] >= 0)
             close(n->sockets[i]);
+        if (!n->loops[i].tls_listening && n->tls_sockets[i] >= 0)
+            close(n->tls_sockets[i]);
     }
-    return e;
+    return e == ERR_OK ? secure_watch(n, ec) : e;
+}
+
+static struct net *net_new(int loops)
+{
+    struct net *n = calloc(1, sizeof *n);
+    if (n == NULL || uv_mutex_init(&n->tls_lock) != 0) {
+        free(n);
+        return NULL;
+    }
+    n->loops = calloc((size_t)loops, sizeof *n->loops);
+    n->sockets = calloc((size_t)loops, sizeof *n->sockets);
+    n->tls_sockets = calloc((size_t)loops, sizeof *n->tls_sockets);
+    if (n->loops == NULL || n->sockets == NULL || n->tls_sockets == NULL) {
+        net_free(n);
+        return NULL;
+    }
+    n->nloops = loops;
+    return n;
 }
 
 enum err net_open(
@@ -327,24 +381,20 @@ enum err net_open(
     int loops = o->loops > 0 ? o->loops : (int)uv_available_parallelism();
     if (loops < 1)
         loops = 1;
-    if (o->listen.len >= sizeof((struct net *)NULL)->listen)
+    if (o->listen.len >= sizeof((struct net *)NULL)->listen ||
+        o->tls_listen.len >= sizeof((struct net *)NULL)->tls_listen)
         return err_set(ec, ERR_INVALID_REQUEST, "listen: address is too long");
-    struct net *n = calloc(1, sizeof *n);
-    struct net_loop *array = calloc((size_t)loops, sizeof *array);
-    int *sockets = calloc((size_t)loops, sizeof *sockets);
-    if (n == NULL || array == NULL || sockets == NULL) {
-        free(n);
-        free(array);
-        free(sockets);
+    struct net *n = net_new(loops);
+    if (n == NULL)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    }
     n->options = *o;
     n->handler = handler;
-    n->nloops = loops;
-    n->loops = array;
-    n->sockets = sockets;
     memcpy(n->listen, o->listen.ptr, o->listen.len);
-    enum err e = open_loops(n, ec);
+    if (o->tls_listen.len > 0)
+        memcpy(n->tls_listen, o->tls_listen.ptr, o->tls_listen.len);
+    enum err e = secure_open(n, ec);
+    if (e == ERR_OK)
+        e = open_loops(n, ec);
     if (e != ERR_OK) {
         net_free(n);
         return e;
@@ -356,6 +406,11 @@ enum err net_open(
 int net_port(const struct net *n)
 {
     return n->port;
+}
+
+int net_tls_port(const struct net *n)
+{
+    return n->tls_port;
 }
 
 static void serve(void *arg)
@@ -417,6 +472,9 @@ void net_stats(const struct net *n, struct net_stats *ret)
         ret->bytes_in_total += load(&l->bytes_in);
         ret->bytes_out_total += load(&l->bytes_out);
         ret->requests_in_flight += load(&l->ninflight);
+        ret->tls_handshakes_total += load(&l->shaken);
+        ret->tls_failed_total += load(&l->shake_failed);
+        ret->tls_truncated_total += load(&l->truncated);
     }
 }
 

@@ -13,6 +13,7 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "net/http.h"
+#include "net/tls.h"
 #include "net/ws.h"
 
 struct net;
@@ -27,6 +28,13 @@ struct net_options {
     size_t max_frame_bytes;
     size_t max_socket_buffer_bytes;
     int header_timeout_ms, idle_timeout_ms, shutdown_timeout_ms;
+    /* With a certificate: `tls_listen` speaks TLS and `listen` does not; where it is empty, `listen` does. */
+    struct tls_options tls;
+    struct str tls_listen;
+    int tls_handshake_timeout_ms;
+    size_t max_tls_handshakes; /* under way */
+    int tls_check_ms;          /* how often the files are looked at; 0: never */
+    int hsts_max_age_s;        /* Strict-Transport-Security on answers under TLS; 0: none */
 };
 
 /* ---- requests
@@ -67,6 +75,8 @@ struct net_handler {
     void (*aborted)(void *arg, struct net_request *req);
     /* SIGHUP came (net_run with `signals`). On the first loop's thread; NULL: the signal is ignored. */
     void (*reload)(void *arg);
+    /* The certificate's files are not those that were read. As `reload`. */
+    void (*certificate_changed)(void *arg);
     /* For each loop, on the caller's thread: in net_run before it serves, in net_close. Kept for
      * net_loop_user; NULL: out of memory. */
     void *(*loop_start)(void *arg, struct net_loop *loop);
@@ -195,12 +205,21 @@ struct net *net_loop_net(const struct net_loop *loop);
 struct net_stats {
     uint64_t connections, websockets, chunked, accepted_total, refused_total, bytes_in_total, bytes_out_total;
     uint64_t requests_in_flight;
+    /* handshakes done and not; connections cut without close_notify */
+    uint64_t tls_handshakes_total, tls_failed_total, tls_truncated_total;
 };
 
 /* Binds. INVALID_REQUEST for an address that cannot be had. The handler must outlive the net. */
 enum err net_open(const struct net_options *options, const struct net_handler *handler, struct net **ret,
     struct errctx *ec) CHECKED;
 int net_port(const struct net *n);
+int net_tls_port(const struct net *n); /* 0: no TLS; net_port's: nothing is plain */
+/* Reads the certificate's files again, for connections from now on. On an error (INVALID_REQUEST, an
+ * operator's message) the old one stays. From `reload` or `certificate_changed`. */
+enum err net_tls_reload(struct net *n, struct errctx *ec) CHECKED;
+/* Any thread. False: no TLS. */
+bool net_tls_certificate(struct net *n, uint8_t ret_pin[32], int64_t *ret_expires_s);
+bool net_request_secure(const struct net_request *req); /* did it come under TLS? */
 /* Serves until net_stop; with `signals`, SIGTERM and SIGINT stop it too, and SIGHUP is handler->reload. */
 enum err net_run(struct net *n, bool signals, struct errctx *ec) CHECKED;
 void net_stop(struct net *n); /* any thread; a second call ends at once */

@@ -112,7 +112,7 @@ void http_parser_put(struct net_conn *c)
 static bool has_room(const struct net_conn *c)
 {
     return c->http.depth < PIPELINE_MAX && c->http.pipelined_bytes <= PIPELINE_BYTES_MAX &&
-           c->out.bytes < loop_of(c)->net->options.max_socket_buffer_bytes;
+           conn_pending(c) < loop_of(c)->net->options.max_socket_buffer_bytes;
 }
 
 /* `current` joins the pipeline and is the handler's from here on. */
@@ -376,7 +376,7 @@ uint64_t http_conn_deadline(const struct net_conn *c)
 {
     const struct net_options *o = &loop_of(c)->net->options;
     uint64_t idle = (uint64_t)o->idle_timeout_ms;
-    if (c->out.bytes > 0)
+    if (conn_pending(c) > 0)
         return c->last_progress_ms + idle;
     if (c->http.incoming != NULL)
         return body_deadline(c);
@@ -395,8 +395,10 @@ void http_conn_expired(struct net_conn *c)
     uint64_t now = uv_now(c->tcp.loop), due = http_conn_deadline(c);
     if (due > now)
         conn_arm(c, due);
-    else if ((c->http.current != NULL || c->http.incoming != NULL) && c->out.bytes == 0)
+    else if ((c->http.current != NULL || c->http.incoming != NULL) && conn_pending(c) == 0)
         fail(c, HTTP_TIMED_OUT, "the request did not arrive in time");
+    else if (c->tls != NULL && conn_pending(c) == 0)
+        conn_end(c); /* with close_notify */
     else
         conn_close(c);
 }
@@ -405,7 +407,8 @@ void http_conn_shutdown(struct net_conn *c)
 {
     if (c->http.first != NULL || c->http.current != NULL || c->http.carry != NULL)
         return;
-    if (c->out.bytes == 0) /* nothing of ours could be lost: no need to wait for the client's end */
+    if (conn_pending(c) == 0 &&
+        c->tls == NULL) /* nothing of ours could be lost: no need to wait for the client's end */
         conn_close(c);
     else
         conn_end(c);

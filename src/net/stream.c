@@ -156,7 +156,7 @@ void net_stream_abort(struct net_conn *c)
 size_t net_stream_room(const struct net_conn *c)
 {
     size_t cap = loop_of(c)->net->options.max_socket_buffer_bytes;
-    return is_open(c) && c->out.bytes < cap ? cap - c->out.bytes : 0;
+    return is_open(c) && conn_pending(c) < cap ? cap - conn_pending(c) : 0;
 }
 
 void stream_release(struct net_conn *c)
@@ -208,7 +208,7 @@ static bool may_send(struct net_conn *c, size_t n)
 
 static void sent(struct net_conn *c)
 {
-    if (c->out.bytes >= loop_of(c)->net->options.max_socket_buffer_bytes)
+    if (conn_pending(c) >= loop_of(c)->net->options.max_socket_buffer_bytes)
         c->was_full = true;
     conn_dirty(c);
 }
@@ -309,7 +309,7 @@ static void on_event(struct net_conn *c, const struct ws_event *ev)
         break;
     case WS_PING:
         /* One that does not read its pongs gets no more of them. */
-        if (c->state == CONN_WEBSOCKET && c->out.bytes < loop_of(c)->net->options.max_socket_buffer_bytes)
+        if (c->state == CONN_WEBSOCKET && conn_pending(c) < loop_of(c)->net->options.max_socket_buffer_bytes)
             send_control(c, WS_OP_PONG, ev->payload);
         break;
     case WS_CLOSED:
@@ -338,13 +338,13 @@ void stream_input(struct net_conn *c, char *data, size_t n)
     while ((c->state == CONN_WEBSOCKET || c->state == CONN_ENDING) && !c->close_frame_seen &&
            ws_decode(&c->stream.decoder, &p, end, &ev) != WS_MORE)
         on_event(c, &ev);
-    if (c->state == CONN_WEBSOCKET && c->out.bytes >= loop_of(c)->net->options.max_socket_buffer_bytes)
+    if (c->state == CONN_WEBSOCKET && conn_pending(c) >= loop_of(c)->net->options.max_socket_buffer_bytes)
         conn_set_reading(c, false);
 }
 
 size_t net_stream_pending(const struct net_conn *c)
 {
-    return c->out.bytes;
+    return conn_pending(c);
 }
 
 uint64_t net_stream_last_input(const struct net_conn *c)
