@@ -10,6 +10,7 @@
 
 enum { RECORD_FORMAT = 1, CHUNK_KEYS = 500, CHUNK_REFS = 100, BEGIN_ATTEMPTS = 100, SCAN_KEYS = 256 };
 #define CHUNK_BYTES ((size_t)1 << 20)
+#define PLACES_BYTES_MAX ((size_t)64 << 20)
 
 void store_erase_set_hook(struct store *s, const struct erase_hook *hook)
 {
@@ -170,9 +171,11 @@ struct begin_op {
     struct store *store;
     struct erasure e;
     bool begun;       /* else: found */
+    bool readable;    /* their values can be opened: not in a backup from before an erasure */
     uint64_t user_no; /* whose memberships were read, and how many conversations there were then */
     uint32_t next_conv_no;
     struct erase_places places;
+    uint64_t rows, bytes, files; /* of the cold tier that goes */
     erase_leave_fn *leave;
 };
 
@@ -180,6 +183,20 @@ struct begin_op {
 static bool is_shell(const struct head *h)
 {
     return h->seq == 0 && h->next_conv_no == 1;
+}
+
+static enum err note_work(struct begin_op *o, struct txn *txn, uint64_t user_no, struct errctx *ec)
+{
+    struct manifest *m = NULL;
+    enum err err = o->readable ? txn_manifest(txn, user_no, &m, ec) : ERR_OK;
+    if (err != ERR_OK)
+        return err;
+    o->files = m != NULL ? m->nfiles : 0;
+    o->rows = m != NULL ? manifest_rows(m) : 0;
+    o->bytes = m != NULL ? manifest_bytes(m) : 0;
+    err = erase_work_put(txn, user_no, m, &o->places, ec);
+    manifest_unref(m);
+    return err;
 }
 
 static enum err apply_begin(struct commit_op *op, struct txn *txn, struct errctx *ec)
@@ -210,6 +227,9 @@ static enum err apply_begin(struct commit_op *op, struct txn *txn, struct errctx
     o->e.user_no = user_no;
     o->e.erased_at_us = txn_now_us(txn);
     o->e.messages = (uint64_t)(head->total_messages > 0 ? head->total_messages : 0);
+    err = note_work(o, txn, user_no, ec);
+    if (err != ERR_OK)
+        return err;
     struct key k = key_named(CATALOG_USER_NO, CATALOG_USERS, o->e.user_id);
     txn_delete(txn, &k);
     head->user_id_len = 0; /* the committer does not find it by its id, and lets nobody write to it */
@@ -238,56 +258,56 @@ static void take_back(struct store *s, struct str user_id)
     rocksdb_free(message);
 }
 
-/* Of an erased partition, which snapshots do not open. NULL: none. */
-static enum err read_manifest(struct store *s, uint64_t user_no, struct manifest **ret, struct errctx *ec)
+/* The metrics' share of the cold tier, which a restart counts anew. */
+static void uncount(struct store *s, const struct begin_op *o)
 {
-    struct key k = key_prefix(user_no, SPACE_MANIFEST);
-    char *message = NULL, *value = NULL;
-    size_t len = 0;
-    pthread_rwlock_rdlock(&s->db_lock);
-    if (s->db == NULL) {
-        pthread_rwlock_unlock(&s->db_lock);
-        return err_set(ec, ERR_UNAVAILABLE, "the storage is being recovered");
-    }
-    value = rocksdb_get(s->db, s->read_latest, k.bytes, k.len, &len, &message);
-    pthread_rwlock_unlock(&s->db_lock);
-    enum err err = store_rocks_err(ec, message, "erase: manifest");
-    if (err == ERR_OK && value != NULL)
-        err = manifest_decode(str_n(value, len), ret, ec);
-    rocksdb_free(value);
-    return err;
-}
-
-/* The metrics' share of the cold tier, which a restart counts anew. After the commit the manifest stays as it
- * is. */
-static void uncount(struct store *s, uint64_t user_no)
-{
-    struct manifest *m = NULL;
-    struct errctx ec;
-    if (read_manifest(s, user_no, &m, &ec) != ERR_OK || m == NULL)
-        return;
-    atomic_fetch_sub(&s->rows_cold, manifest_rows(m));
-    atomic_fetch_sub(&s->bytes_cold, manifest_bytes(m));
-    atomic_fetch_sub(&s->files_cold, m->nfiles);
-    manifest_unref(m);
+    atomic_fetch_sub(&s->rows_cold, o->rows);
+    atomic_fetch_sub(&s->bytes_cold, o->bytes);
+    atomic_fetch_sub(&s->files_cold, o->files);
 }
 
 /* The user as one commit found them, with their memberships. */
 static enum err look(struct begin_op *o, struct errctx *ec)
 {
+    struct store *s = o->store;
     struct snapshot *snap = NULL;
-    enum err err = snapshot_open(o->store, o->e.user_id, &snap, ec);
+    struct buf value = BUF_INIT(0);
+    struct head head;
+    struct key k = key_named(CATALOG_USER_NO, CATALOG_USERS, o->e.user_id);
+    o->user_no = 0;
     o->places.n = 0;
-    o->user_no = err == ERR_OK ? snap->user_no : 0;
-    o->next_conv_no = err == ERR_OK ? snap->head.next_conv_no : 0;
+    /* Not what the snapshot says of them: one whose key is gone is nobody to it. */
+    enum err err = erase_read_value(s, &k, &value, ec);
+    if (err == ERR_OK && value.len == 8)
+        o->user_no = get_be64(value.ptr);
+    k = key_prefix(o->user_no, SPACE_HEAD);
+    if (err == ERR_OK)
+        err = erase_read_value(s, &k, &value, ec);
+    if (err == ERR_OK && head_decode(buf_view(&value), &head) != ERR_OK)
+        err = err_internal(ec, ERR_CORRUPT, "a user's head is damaged");
+    if (err == ERR_OK) {
+        o->next_conv_no = head.next_conv_no;
+        err = snapshot_open(s, o->e.user_id, &snap, ec);
+    }
+    if (err == ERR_OK) {
+        o->readable = snapshot_exists(snap);
+        err = erase_places_read(snap, o->user_no, &o->places, ec);
+    }
     snapshot_close(snap);
-    return err == ERR_OK && o->user_no != 0 ? erase_places_read(o->store, o->user_no, &o->places, ec) : err;
+    buf_release(&value);
+    if (err == ERR_NOT_FOUND) { /* no such user, which the commit answers; or gone between the reads */
+        errctx_clear(ec);
+        o->user_no = 0;
+        err = ERR_OK;
+    }
+    return err;
 }
 
 enum err store_erase_begin(struct store *s, struct str user_id, uint8_t sent, erase_leave_fn *leave,
     struct erasure *ret, struct errctx *ec)
 {
     struct begin_op o = {.store = s, .e = {.user_id = user_id, .sent = sent}, .leave = leave};
+    arena_init(&o.places.arena, PLACES_BYTES_MAX);
     if (user_id.len == 0 || user_id.len > USER_ID_BYTES_MAX)
         return err_set(ec, ERR_NOT_FOUND, "no such user");
     enum err err = ERR_RETRY;
@@ -297,11 +317,11 @@ enum err store_erase_begin(struct store *s, struct str user_id, uint8_t sent, er
         if (err == ERR_OK)
             err = store_commit_wait(s, &o.op, ec);
     }
-    free(o.places.conv_nos);
+    erase_places_release(&o.places);
     if (err != ERR_OK && err != ERR_NOT_FOUND)
         take_back(s, user_id);
     if (err == ERR_OK && o.begun) {
-        uncount(s, o.e.user_no);
+        uncount(s, &o);
         err = step(s, ERASE_BEGUN, ec);
     }
     if (err == ERR_OK) {
@@ -322,11 +342,11 @@ static void partition(uint64_t user_no, struct key *ret_from, struct key *ret_en
     put_be64(ret_end->bytes, user_no + 1);
 }
 
-/* Head and manifest name what else is there: they go last. */
+/* What names the rest goes last. */
 static bool goes_last(struct str key)
 {
     uint32_t space = key.len >= KEY_PREFIX_BYTES ? get_be32(key.ptr + 8) : 0;
-    return key.len == KEY_PREFIX_BYTES && (space == SPACE_HEAD || space == SPACE_MANIFEST);
+    return key.len == KEY_PREFIX_BYTES && (space == SPACE_HEAD || space == SPACE_ERASED_WORK);
 }
 
 struct chunk_op {
@@ -411,13 +431,19 @@ static enum err erase_range(struct store *s, struct erasure *e, struct key from,
 
 /* ---- files -------------------------------------------------------------------------------------------- */
 
-static enum err bury(struct store *s, struct str user_id, struct str name, struct errctx *ec)
+struct burying {
+    struct store *s;
+    struct str user_id;
+};
+
+static enum err bury(void *arg, struct str name, struct errctx *ec)
 {
+    const struct burying *b = arg;
     struct buf path = BUF_INIT(0);
-    cold_path(&path, s, user_id, name);
+    cold_path(&path, b->s, b->user_id, name);
     enum err err = path.failed ? err_internal(ec, ERR_NO_MEMORY, "erase: out of memory") : ERR_OK;
     if (err == ERR_OK)
-        pins_bury(&s->pins, path.ptr);
+        pins_bury(&b->s->pins, path.ptr);
     buf_release(&path);
     return err;
 }
@@ -426,13 +452,15 @@ static enum err bury(struct store *s, struct str user_id, struct str name, struc
  * (nobody names them) and the finish removes them from there. */
 static enum err erase_files(struct store *s, const struct erasure *e, struct errctx *ec)
 {
-    struct manifest *m = NULL;
-    enum err err = read_manifest(s, e->user_no, &m, ec);
-    for (size_t i = 0; err == ERR_OK && m != NULL && i < m->nfiles; i++)
-        err = bury(s, e->user_id, m->files[i].name, ec);
-    for (size_t i = 0; err == ERR_OK && m != NULL && i < m->ngarbage; i++)
-        err = bury(s, e->user_id, m->garbage[i], ec);
-    manifest_unref(m);
+    struct burying b = {s, e->user_id};
+    struct erase_work work;
+    enum err err = erase_work_read(s, e->user_no, &work, ec);
+    if (err == ERR_OK) {
+        err = erase_work_each_name(&work, bury, &b, ec);
+        erase_work_release(&work);
+    } else if (err == ERR_NOT_FOUND) { /* done before */
+        err = ERR_OK;
+    }
     return err == ERR_OK ? step(s, ERASE_FILES, ec) : err;
 }
 
@@ -445,9 +473,9 @@ static enum err apply_last(struct commit_op *op, struct txn *txn, struct errctx 
 {
     struct last_op *o = (struct last_op *)op;
     struct erasure e = {.user_id = o->e->user_id};
-    struct manifest *m = NULL;
+    struct erase_work work;
     struct str value;
-    struct key head = key_prefix(o->e->user_no, SPACE_HEAD), k = key_prefix(o->e->user_no, SPACE_MANIFEST);
+    struct key head = key_prefix(o->e->user_no, SPACE_HEAD), k = key_prefix(o->e->user_no, SPACE_ERASED_WORK);
     enum err err = record_get(txn, &e, ec);
     if (err == ERR_OK)
         err = txn_get(txn, &head, &value, ec);
@@ -456,14 +484,12 @@ static enum err apply_last(struct commit_op *op, struct txn *txn, struct errctx 
     if (err == ERR_OK)
         err = txn_get(txn, &k, &value, ec);
     if (err == ERR_OK)
-        err = manifest_decode(value, &m, ec);
-    if (err != ERR_OK && err != ERR_NOT_FOUND)
+        err = erase_work_decode(value, &work, ec);
+    if (err != ERR_OK)
         return err;
-    if (m != NULL) {
-        e.files += m->nfiles;
-        e.bytes += manifest_bytes(m);
-    }
-    manifest_unref(m);
+    e.files += work.files;
+    e.bytes += work.bytes;
+    erase_work_release(&work);
     txn_delete(txn, &head);
     txn_delete(txn, &k);
     record_put(txn, &e);

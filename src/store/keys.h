@@ -16,6 +16,7 @@
  *                                                           earlier groups of this conversation, likewise
  *   REFS                  16 bytes of a hash of content_ref u32 rows of this user that name it | content_ref
  *   REF_KEYS              the same, where files are sealed  u8 format | 32 bytes: the file's key
+ *   ERASED_WORK                                             of an erased user: what there is to do (erase_work.c)
  *   QUOTA                                                   u64 bytes of media that count against the user
  *
  * Groups are numbered like users; a partition of theirs has CLIENT_IDS (conv_no 0) and
@@ -58,6 +59,7 @@ enum key_space {
     SPACE_REFS = 14,
     SPACE_QUOTA = 15,
     SPACE_REF_KEYS = 16,
+    SPACE_ERASED_WORK = 17,
     CATALOG_FORMAT = 100,
     CATALOG_STATE = 101,
     CATALOG_USERS = 102,
