@@ -290,7 +290,7 @@ enum err batch_write(struct batch *b, struct snapshot *snap, int nfds, const int
     struct store *s = snap->store;
     struct str user_id = head_user_id(&snap->head);
     struct buf folder = BUF_INIT(8192), temp = BUF_INIT(8192);
-    b->file.sealed = s->cfg.vault != NULL;
+    b->file.sealed = s->vault != NULL;
     enum err err = row_sink_finish(&b->sink, ec);
     if (err == ERR_OK)
         err = make_filter(b, ec);

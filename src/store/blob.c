@@ -1,8 +1,8 @@
 /* Records and counts of blobs.
  *
- * Record of CATALOG_BLOBS: u8 format (1; 2: the digest is masked) | varint refs, bytes, uploader_no | 32 bytes
- * SHA-256 | lstr content type | lstr content_ref. Value of SPACE_REFS: u32 rows | content_ref. Keys of files
- * are in blob_key.c. */
+ * Record of CATALOG_BLOBS: u8 format (1; 2: the digest is masked) | varint refs, bytes, uploader_no | 32
+ * bytes SHA-256 | lstr content type | lstr content_ref. Value of SPACE_REFS: u32 rows | content_ref. Keys of
+ * files are in blob_key.c. */
 #include "store/committer.h"
 #include <stdio.h>
 #include <stdlib.h>

@@ -9,9 +9,6 @@
  * over everything hot is cheaper than that many random reads. */
 enum { REFS_MAX = 512 };
 
-/* Of files handed to one statement, each reading of one counted: they are in memory while it runs. */
-#define COLD_BYTES_MAX (UINT64_C(4) << 30)
-
 /* What one hand-over holds until snapshot_close. */
 struct hold {
     struct hold *next;
@@ -389,9 +386,9 @@ static enum err open_files(struct gather *g, struct hold *h, struct errctx *ec)
         if (!g->files[i])
             continue;
         snap->cold_bytes += g->m->files[i].bytes;
-        if (snap->cold_bytes > COLD_BYTES_MAX) {
+        if (snap->cold_bytes > snap->store->cold_bytes_max) {
             err_set(ec, ERR_TOO_LARGE, "the statement reads more than %d MiB of older messages",
-                (int)(COLD_BYTES_MAX >> 20));
+                (int)(snap->store->cold_bytes_max >> 20));
             err_hint(ec, "Ask for less at a time: a range of msg_id or timestamp, or one conversation.");
             return ec->code;
         }

@@ -8,6 +8,9 @@
 
 #include "store/cold_scan.h"
 
+/* Of files that one statement reads: they are in memory while it runs. */
+#define COLD_BYTES_MAX (UINT64_C(4) << 30)
+
 /* May the file hold rows within the bounds? `conv_no` is that of bounds->conversation_id, when it is set. */
 bool cold_file_wanted(const struct cold_file *f, const struct scan_bounds *bounds, uint32_t conv_no);
 /* `files` tells by index of the manifest which files are read together with the row: must its key be excluded

@@ -135,8 +135,8 @@ struct blob_keys {
     size_t n, cap;
     uint64_t source_no; /* txn_refs_from; 0: nobody */
 };
-enum err blob_keys_offer(
-    struct blob_keys *k, struct str content_ref, const uint8_t key[BLOB_KEY_BYTES], struct errctx *ec) CHECKED;
+enum err blob_keys_offer(struct blob_keys *k, struct str content_ref, const uint8_t key[BLOB_KEY_BYTES],
+    struct errctx *ec) CHECKED;
 /* The user comes to hold the ref: puts its key for them, where it has one and somebody at hand knows it. */
 enum err txn_blob_key_take(
     struct txn *t, uint64_t user_no, struct str content_ref, struct errctx *ec) CHECKED;

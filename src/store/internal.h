@@ -129,6 +129,8 @@ struct store {
     } snaps;
     struct pins pins;
     struct cold_cache *cold_cache;
+    uint64_t
+        cold_bytes_max; /* of files handed to one statement, each reading of one counted; tests change it */
     struct {
         pthread_mutex_t lock;
         struct blob_file *first; /* being written, or placed and not yet committed */

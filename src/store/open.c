@@ -5,6 +5,7 @@
  * second copy of deleted bytes anywhere, so that a purge is complete; two background jobs; no statistics
  * dumps. */
 #include "store/backup.h"
+#include "store/cold_input.h"
 #include "store/committer.h"
 #include "store/erase_int.h"
 #include "store/orphans.h"
@@ -269,6 +270,7 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
     s->cfg.encryption = cfg->encryption || cfg->vault != NULL;
     s->lock_fd = -1;
     s->generation = 1;
+    s->cold_bytes_max = COLD_BYTES_MAX;
     init_locks(s);
     enum err e = prepare(s, cfg, ec);
     if (e == ERR_OK) {

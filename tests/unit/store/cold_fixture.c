@@ -25,6 +25,7 @@ void cold_open(struct cold *c, const char *user, int tail)
         .os = &c->f.os};
     OK(analytic_open(&cfg, &c->f.cfg.analytic, &ec));
     c->f.cfg.hot_tail_rows = tail;
+    c->f.cfg.cold_cache_bytes = (uint64_t)8 << 20;
     fixture_reopen(&c->f);
 }
 

@@ -29,10 +29,31 @@ static int64_t fake_free_bytes(void *ctx, const char *path)
     return bytes >= 0 ? bytes : os_posix()->free_bytes(NULL, path);
 }
 
+static void open_vault(struct fixture *f)
+{
+    static const uint8_t master[VAULT_KEY_BYTES] = "the master key of every test";
+    struct errctx ec;
+    char keys[128];
+    errctx_clear(&ec);
+    snprintf(keys, sizeof keys, "%s/.kalamdb/keys", f->dir);
+    struct vault_config cfg = {.dir = keys, .master_key = master, .os = &f->os};
+    if (os_mkdirs(keys, &ec) != ERR_OK || vault_open(&cfg, &f->cfg.vault, &ec) != ERR_OK)
+        fail_msg("vault_open: %s (%s)", ec.message, ec.internal);
+}
+
+static void close_store(struct fixture *f)
+{
+    store_close(f->store);
+    if (f->encrypted)
+        vault_close(f->cfg.vault);
+}
+
 static void open_store(struct fixture *f)
 {
     struct errctx ec;
     errctx_clear(&ec);
+    if (f->encrypted)
+        open_vault(f);
     if (store_open(&f->cfg, &f->store, &ec) != ERR_OK)
         fail_msg("store_open: %s (%s)", ec.message, ec.internal);
 }
@@ -56,12 +77,14 @@ void fixture_open(struct fixture *f)
         .consolidate_min_rows = 500,
         .hot_tail_rows = 64,
         .tombstone_retention_s = 30 * 24 * 3600};
+    const char *encryption = getenv("KALAMDB_TEST_ENCRYPTION");
+    f->encrypted = encryption != NULL && strcmp(encryption, "on") == 0;
     open_store(f);
 }
 
 void fixture_reopen(struct fixture *f)
 {
-    store_close(f->store);
+    close_store(f);
     open_store(f);
 }
 
@@ -80,7 +103,7 @@ void fixture_remove_dir(const char *dir)
 
 void fixture_close(struct fixture *f)
 {
-    store_close(f->store);
+    close_store(f);
     fixture_remove_dir(f->dir);
 }
 

@@ -13,6 +13,7 @@ struct fixture {
     _Atomic int64_t free_bytes;  /* -1: the real number */
     struct store_config cfg;
     struct store *store;
+    bool encrypted; /* KALAMDB_TEST_ENCRYPTION=on: cfg.vault is the fixture's, opened with the store */
 };
 
 /* An empty folder and a store in it; fails the test on error. */
