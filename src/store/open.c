@@ -235,6 +235,27 @@ static enum err check_whole(const struct store *s, struct errctx *ec)
     return ERR_INVALID_REQUEST;
 }
 
+/* The folders' own names must survive power loss, or all that RocksDB syncs in there hangs on nothing. Done at
+ * each open: a start that made them may have ended before it came to this. */
+static enum err save_folders(struct store *s, struct errctx *ec)
+{
+    char *path;
+    if (asprintf(&path, "%s/" PRIVATE_DIR, s->cfg.data_dir) < 0)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    enum err e = os_fsync_dir(s->os, path, ec);
+    if (e == ERR_OK)
+        e = os_fsync_dir(s->os, s->cfg.data_dir, ec);
+    if (e == ERR_OK) {
+        /* The one above may be closed to us; then it is not we who made the data directory. */
+        struct errctx ignored;
+        (void)snprintf(path, strlen(s->cfg.data_dir) + 4, "%s/..", s->cfg.data_dir);
+        if (os_fsync_dir(s->os, path, &ignored) != ERR_OK)
+            errctx_clear(&ignored);
+    }
+    free(path);
+    return e;
+}
+
 static enum err prepare(struct store *s, const struct store_config *cfg, struct errctx *ec)
 {
     s->cfg.data_dir = strdup(cfg->data_dir);
@@ -254,7 +275,9 @@ static enum err prepare(struct store *s, const struct store_config *cfg, struct 
         memcpy(why, ec->internal, sizeof why);
         return err_set(ec, e, "cannot create the data directory: %s", why);
     }
-    e = take_lock(s, ec);
+    e = save_folders(s, ec);
+    if (e == ERR_OK)
+        e = take_lock(s, ec);
     return e == ERR_OK ? check_whole(s, ec) : e;
 }
 

@@ -30,7 +30,7 @@ enum { LIFE_OK = 0, LIFE_CRASHED = 10, LIFE_FAILED = 11 };
 
 static struct {
     uint64_t seed, seeds, steps, seconds;
-    bool have_seed, quiet, trace;
+    bool have_seed, quiet, trace, twice;
     const char *plant, *log;
 } args = {.seeds = 0, .steps = 6000};
 
@@ -239,6 +239,14 @@ static int run_all(void)
     for (uint64_t seed = args.seed; good; seed++) {
         double began = now_s();
         good = run_seed(seed);
+        if (good && args.twice) {
+            uint64_t hash = world->sched.hash;
+            good = run_seed(seed);
+            if (good && hash != world->sched.hash) {
+                snprintf(world->failure, sizeof world->failure, "the same seed took another course");
+                good = false;
+            }
+        }
         const struct sched_state *s = &world->sched;
         double took = now_s() - began;
         seeds++;
@@ -284,7 +292,7 @@ static int run_all(void)
 static _Noreturn void usage(void)
 {
     fprintf(stderr, "kalamdb-sim [--seed N] [--seeds COUNT | --seconds S] [--steps PER_LIFE] [--plant BUG] "
-                    "[--quiet] [--trace] [--log FILE]\nbugs (in a build with -Dplants=true):");
+                    "[--twice] [--quiet] [--trace] [--log FILE]\nbugs (in a build with -Dplants=true):");
     for (int i = 0; plant_names[i] != NULL; i++)
         fprintf(stderr, " %s", plant_names[i]);
     fprintf(stderr, "\n");
@@ -309,6 +317,8 @@ static void parse(int argc, char **argv)
             args.quiet = true;
         else if (strcmp(a, "--trace") == 0)
             args.trace = true;
+        else if (strcmp(a, "--twice") == 0)
+            args.twice = true;
         else if (strcmp(a, "--seed") == 0)
             args.have_seed = true, args.seed = number_arg(v), i++;
         else if (strcmp(a, "--seeds") == 0)
