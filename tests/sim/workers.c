@@ -42,7 +42,7 @@ bool sim_workers_start(void)
     struct errctx ec;
     struct zygote_event ev;
     return zygote_find(NULL, path, sizeof path) &&
-           zygote_start(path, (size_t)512 << 20, &zygote, &ec) == ERR_OK && read_control(&ev) &&
+           zygote_start(path, (size_t)512 << 20, true, &zygote, &ec) == ERR_OK && read_control(&ev) &&
            ev.control.type == CONTROL_READY;
 }
 
