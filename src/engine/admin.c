@@ -239,6 +239,22 @@ static void store_metrics(const struct sampler *s, struct store *store)
     histogram(s, "kalamdb_fsync_seconds", "fsync of a commit group.", "", store_sync_hist(store));
 }
 
+static void vault_metrics(const struct sampler *s, struct vault *vault)
+{
+    struct vault_stats st;
+    vault_stats(vault, &st);
+    gauge(s, "kalamdb_vault_open", "1 where data is encrypted at rest.", "", vault != NULL ? 1 : 0);
+    gauge(s, "kalamdb_vault_memory_locked", "1 where keys cannot be swapped out.", "",
+        st.memory_locked ? 1 : 0);
+    counter(s, "kalamdb_vault_keys_made", "Keys made for users and groups since start.", "", st.keys_made);
+    counter(s, "kalamdb_vault_keys_destroyed", "Keys destroyed since start.", "", st.keys_destroyed);
+    counter(s, "kalamdb_vault_key_loads", "Keys unwrapped because they were not at hand.", "", st.loads);
+    counter(s, "kalamdb_vault_values", "Values sealed and opened.", "op=\"seal\"", st.sealed);
+    counter(s, "kalamdb_vault_values", "Values sealed and opened.", "op=\"open\"", st.unsealed);
+    counter(s, "kalamdb_vault_unseal_failures", "Values that did not open: damaged, or tampered with.", "",
+        st.unseal_failures);
+}
+
 bool kalamdb_workers_caged(struct kalamdb *db)
 {
     struct analytic_stats an;
@@ -250,6 +266,7 @@ void kalamdb_metrics(struct kalamdb *db, void (*sample)(void *arg, const struct 
 {
     struct sampler s = {sample, arg};
     store_metrics(&s, db->store);
+    vault_metrics(&s, db->vault);
     struct analytic_stats an;
     analytic_stats(db->analytic, &an);
     gauge(&s, "kalamdb_workers", "Worker processes.", "state=\"idle\"", an.idle);

@@ -271,7 +271,8 @@ enum err txn_quota_repair(struct txn *txn, uint64_t user_no, int64_t delta, stru
 enum err txn_refs_drop(struct txn *txn, uint64_t user_no, size_t max, bool *ret_more, struct errctx *ec)
 {
     struct key from = key_prefix(user_no, SPACE_REFS);
-    struct buf found = BUF_INIT(0);
+    struct buf found = BUF_INIT(0), opened = BUF_INIT(0);
+    enum err unsealed = ERR_OK;
     size_t n = 0;
     rocksdb_readoptions_t *options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_total_order_seek(options, 1);
@@ -287,14 +288,21 @@ enum err txn_refs_drop(struct txn *txn, uint64_t user_no, size_t max, bool *ret_
         const struct overlay_entry *o = overlay_find(&txn->overlay, key);
         if (o != NULL && o->state == OVERLAY_DELETE)
             continue;
-        buf_lstr(&found, o != NULL && o->state == OVERLAY_PUT ? o->value : value);
+        if (o != NULL && o->state == OVERLAY_PUT)
+            value = o->value;
+        else if ((unsealed = store_unseal(txn->store, key, value, &opened, &value, ec)) != ERR_OK)
+            break;
+        buf_lstr(&found, value);
         n++;
     }
+    buf_release(&opened);
     char *message = NULL;
     rocksdb_iter_get_error(it, &message);
     rocksdb_iter_destroy(it);
     rocksdb_readoptions_destroy(options);
     enum err e = store_rocks_err(ec, message, "scan");
+    if (e == ERR_OK)
+        e = unsealed;
     if (e == ERR_OK && found.failed)
         e = err_set(ec, ERR_NO_MEMORY, "out of memory");
     struct reader r = reader_of(buf_view(&found));

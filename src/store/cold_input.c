@@ -33,6 +33,7 @@ struct gather {
     bool *files; /* chosen, by index of the manifest */
     size_t nchosen;
     struct row_sink *sink;
+    struct buf opened; /* one value */
 };
 
 static bool times_open(const struct scan_bounds *b)
@@ -239,6 +240,8 @@ static enum err visit_ref(struct gather *g, const struct row_ref *ref, struct er
         if (err == ERR_OK && bytes.ptr == NULL)
             err = err_internal(ec, ERR_CORRUPT, "hot row %lld: in an index only", (long long)ref->msg_id);
         else if (err == ERR_OK)
+            err = store_unseal(s, key_view(&key), bytes, &g->opened, &bytes, ec);
+        if (err == ERR_OK)
             err = visit_row(g, ref, bytes, ec);
         if (slice != NULL)
             rocksdb_pinnableslice_destroy(slice);
@@ -428,6 +431,7 @@ static enum err messages_input(struct snapshot *snap, struct hold *h, const stru
     enum err err = open_files(&g, h, ec);
     if (err == ERR_OK)
         err = gather_rows(&g, ec);
+    buf_release(&g.opened);
     free(g.files);
     return err;
 }

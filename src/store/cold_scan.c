@@ -6,12 +6,15 @@
 
 enum { CHUNK_ROWS = 1000, CHUNK_BYTES = 1 << 20, SINK_FLUSH_BYTES = 1 << 20 };
 
-static enum err visit(
-    rocksdb_iterator_t *it, struct str key, cold_scan_fn *fn, void *arg, size_t *bytes, struct errctx *ec)
+static enum err visit(struct store *s, rocksdb_iterator_t *it, struct str key, struct buf *opened,
+    cold_scan_fn *fn, void *arg, size_t *bytes, struct errctx *ec)
 {
     struct hot_row row = {0};
     row.row.ptr = rocksdb_iter_value(it, &row.row.len);
     *bytes += row.row.len;
+    enum err e = store_unseal(s, key, row.row, opened, &row.row, ec);
+    if (e != ERR_OK)
+        return e;
     if (!key_parse_message(key, &row.conv_no, &row.msg_id) && !key_parse_id(key, &row.msg_id))
         return err_internal(ec, ERR_CORRUPT, "hot row: malformed key of %zu bytes", key.len);
     if (row_decode_meta(row.row, &row.meta) != ERR_OK)
@@ -26,6 +29,7 @@ static enum err scan_chunk(struct snapshot *snap, struct key *at, bool *after, s
     rocksdb_iterator_t *it = rocksdb_create_iterator(snap->store->db, snap->options);
     enum err err = ERR_OK;
     size_t rows = 0, bytes = 0;
+    struct buf opened = BUF_INIT(0);
     *ret_more = false;
     rocksdb_iter_seek(it, at->bytes, at->len);
     for (; err == ERR_OK && rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
@@ -43,7 +47,7 @@ static enum err scan_chunk(struct snapshot *snap, struct key *at, bool *after, s
             err = err_internal(ec, ERR_CORRUPT, "hot row: key of %zu bytes", key.len);
             break;
         }
-        err = visit(it, key, fn, arg, &bytes, ec);
+        err = visit(snap->store, it, key, &opened, fn, arg, &bytes, ec);
         at->len = key.len;
         memcpy(at->bytes, key.ptr, key.len);
         *after = true;
@@ -53,6 +57,7 @@ static enum err scan_chunk(struct snapshot *snap, struct key *at, bool *after, s
     rocksdb_iter_get_error(it, &message);
     enum err io = store_rocks_err(err == ERR_OK ? ec : &(struct errctx){0}, message, "scan");
     rocksdb_iter_destroy(it);
+    buf_release(&opened);
     return err != ERR_OK ? err : io;
 }
 

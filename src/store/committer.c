@@ -180,6 +180,13 @@ static enum err sync_wal(struct committer *c, struct errctx *ec)
     return e;
 }
 
+/* A key that was destroyed since the op asked for it: the partition is erased, its values are not stored. */
+static enum err seal_value(void *arg, struct str key, struct str *value, struct errctx *ec)
+{
+    struct committer *c = arg;
+    return store_seal(c->store, key, *value, &c->sealed, value, ec);
+}
+
 static enum err write_group(struct committer *c, bool sync, struct errctx *ec)
 {
     struct store *s = c->store;
@@ -189,12 +196,16 @@ static enum err write_group(struct committer *c, bool sync, struct errctx *ec)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     if (overlay_empty(&t->overlay))
         return sync && c->unsynced ? sync_wal(c, ec) : ERR_OK;
-    if (!overlay_emit(&t->overlay, c->batch))
-        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    /* Keys first: a value without its key would be lost, a key without values is only unused. */
+    enum err e = vault_flush(s->vault, ec);
+    if (e == ERR_OK)
+        e = overlay_emit(&t->overlay, c->batch, s->vault != NULL ? seal_value : NULL, c, ec);
+    if (e != ERR_OK)
+        return e;
     char *message = NULL;
     int64_t start = os_monotonic_us(s->os);
     rocksdb_write(s->db, sync ? c->write_sync : c->write_async, c->batch, &message);
-    enum err e = store_rocks_err(ec, message, "commit");
+    e = store_rocks_err(ec, message, "commit");
     if (e != ERR_OK)
         return e;
     atomic_fetch_add_explicit(&s->batches, 1, memory_order_relaxed);
@@ -402,6 +413,7 @@ static void *run(void *arg)
 static void committer_free(struct committer *c)
 {
     struct txn *t = &c->txn;
+    buf_release(&c->sealed);
     if (c->batch != NULL)
         rocksdb_writebatch_destroy(c->batch);
     if (c->write_sync != NULL)

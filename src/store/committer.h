@@ -165,6 +165,8 @@ struct txn {
     size_t buried_saved;
     struct arena arena; /* of the current op */
     struct buf scratch, columns;
+    struct errctx unsealable; /* of the current op: why a value it put has no key; ERR_OK: all have */
+    uint64_t ready_owner;     /* of the current op: the partition whose key was asked for last */
     int64_t now_us;
     struct blob_keys blob_keys;          /* of the current op */
     bool stream_opening, stream_closing; /* of the current op: stream.h */
@@ -225,6 +227,7 @@ struct committer {
     _Atomic uint64_t queued;
     struct txn txn;
     rocksdb_writebatch_t *batch;
+    struct buf sealed; /* one value on its way into the batch */
     rocksdb_writeoptions_t *write_sync, *write_async;
     bool unsynced; /* something is written but not yet fsynced */
     int64_t unsynced_since_us, recover_after_us;

@@ -79,6 +79,8 @@ typedef enum err pair_fn(void *arg, struct str key, struct str value, struct err
 enum err erase_read_pairs(struct store *s, struct key *from, const struct key *end, int max, struct buf *out,
     int *ret_n, struct errctx *ec)
 {
+    struct buf scratch = BUF_INIT(0);
+    struct errctx why;
     int n = 0;
     buf_clear(out);
     pthread_rwlock_rdlock(&s->db_lock);
@@ -94,8 +96,12 @@ enum err erase_read_pairs(struct store *s, struct key *from, const struct key *e
          n < max && out->len < CHUNK_BYTES && rocksdb_iter_valid(it); rocksdb_iter_next(it), n++) {
         size_t klen, vlen;
         const char *key = rocksdb_iter_key(it, &klen), *value = rocksdb_iter_value(it, &vlen);
+        struct str opened;
+        /* Keys are enough to delete what cannot be read any more. */
+        if (store_unseal(s, str_n(key, klen), str_n(value, vlen), &scratch, &opened, &why) != ERR_OK)
+            opened = STR("");
         buf_lstr(out, str_n(key, klen));
-        buf_lstr(out, str_n(value, vlen));
+        buf_lstr(out, opened);
         if (klen < sizeof from->bytes) {
             memcpy(from->bytes, key, klen);
             from->bytes[klen] = '\0';
@@ -107,6 +113,7 @@ enum err erase_read_pairs(struct store *s, struct key *from, const struct key *e
     rocksdb_iter_destroy(it);
     rocksdb_readoptions_destroy(options);
     pthread_rwlock_unlock(&s->db_lock);
+    buf_release(&scratch);
     enum err err = store_rocks_err(ec, message, "erase: scan");
     if (err == ERR_OK && out->failed)
         err = err_internal(ec, ERR_NO_MEMORY, "erase: out of memory");

@@ -165,8 +165,13 @@ enum err erase_read_value(struct store *s, const struct key *k, struct buf *ret,
                         : err_set(ec, ERR_UNAVAILABLE, "the storage is being recovered");
     if (err == ERR_OK && value == NULL)
         return ERR_NOT_FOUND;
+    struct buf opened = BUF_INIT(0);
+    struct str plain = str_n(value, len);
     if (value != NULL)
-        buf_append(ret, value, len);
+        err = store_unseal(s, key_view(k), plain, &opened, &plain, ec);
+    if (value != NULL && err == ERR_OK)
+        buf_str(ret, plain);
+    buf_release(&opened);
     rocksdb_free(value);
     return err == ERR_OK && ret->failed ? err_set(ec, ERR_NO_MEMORY, "out of memory") : err;
 }

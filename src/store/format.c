@@ -94,5 +94,10 @@ enum err store_check_format(struct store *s, struct errctx *ec)
     /* Lifted at once: a program that does not know the newer one must not meet it later. */
     if (e == ERR_OK && version < STORE_FORMAT_VERSION)
         e = write_record(s, &k, str_n(now, sizeof now), ec);
+    /* The catalog's own values. */
+    if (e == ERR_OK)
+        e = vault_key_make(s->vault, CATALOG_USER_NO, ec);
+    if (e == ERR_OK)
+        e = vault_flush(s->vault, ec);
     return e == ERR_OK ? read_feed_tag(s, ec) : e;
 }

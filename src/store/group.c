@@ -265,6 +265,7 @@ static enum err gather_members(
     struct snapshot *snap, uint64_t group_no, struct buf *numbers, struct errctx *ec)
 {
     struct store *s = snap->store;
+    struct buf opened = BUF_INIT(0);
     struct key from = key_prefix(group_no, SPACE_GROUP_MEMBERS), after = key_after(&from);
     enum err e = ERR_OK;
     pthread_rwlock_rdlock(&s->db_lock);
@@ -278,10 +279,14 @@ static enum err gather_members(
         rocksdb_iterator_t *it = rocksdb_create_iterator(s->db, options);
         for (rocksdb_iter_seek(it, from.bytes, from.len); e == ERR_OK && rocksdb_iter_valid(it);
              rocksdb_iter_next(it)) {
-            struct str value, row;
+            struct str key, value, row;
             uint64_t user_no;
             bool present;
+            key.ptr = rocksdb_iter_key(it, &key.len);
             value.ptr = rocksdb_iter_value(it, &value.len);
+            e = store_unseal(s, key, value, &opened, &value, ec);
+            if (e != ERR_OK)
+                break;
             if (member_entry_head(value, &user_no, &present, &row) != ERR_OK)
                 e = err_internal(ec, ERR_CORRUPT, "a member of a group is damaged");
             else if (present)
@@ -293,6 +298,7 @@ static enum err gather_members(
         rocksdb_readoptions_destroy(options);
         enum err scan = store_rocks_err(ec, message, "scan members");
         e = e == ERR_OK ? scan : e;
+        buf_release(&opened);
     }
     pthread_rwlock_unlock(&s->db_lock);
     return e;

@@ -186,6 +186,20 @@ void store_check_reserve(struct store *s);
 /* A RocksDB message as an error; frees it. NULL gives OK. */
 enum err store_rocks_err(struct errctx *ec, char *message, const char *what) CHECKED;
 
+/* ---- sealed values, seal.c ------------------------------------------------------------------------------
+ */
+
+/* What a value out of the database says: itself where it is not sealed, else in `scratch`, which is cleared
+ * before. CORRUPT, naming partition and table; UNAVAILABLE: the partition's key was destroyed. */
+enum err store_unseal(struct store *s, struct str key, struct str value, struct buf *scratch, struct str *ret,
+    struct errctx *ec) CHECKED;
+/* The same, always as a copy in the arena. */
+enum err store_unseal_copy(struct store *s, struct str key, struct str value, struct arena *arena,
+    struct str *ret, struct errctx *ec) CHECKED;
+/* For the batch. NOT_FOUND: the partition's key was destroyed. */
+enum err store_seal(struct store *s, struct str key, struct str value, struct buf *scratch, struct str *ret,
+    struct errctx *ec) CHECKED;
+
 /* ---- reading, for both halves ------------------------------------------------------------------------- */
 
 struct snapshot {

@@ -28,6 +28,7 @@ struct hot_iter {
     struct range outer, inner; /* inner: members of the conversation that outer stands at */
     bool inner_is_group;
     struct buf row, resolved;
+    struct buf conversation, member; /* opened values of outer and inner */
 };
 
 /* ---- ranges ------------------------------------------------------------------------------------------- */
@@ -215,6 +216,8 @@ void hot_iter_close(struct hot_iter *it)
     pthread_rwlock_unlock(&it->snap->store->db_lock);
     buf_release(&it->row);
     buf_release(&it->resolved);
+    buf_release(&it->conversation);
+    buf_release(&it->member);
     free(it);
 }
 
@@ -246,6 +249,14 @@ static enum err take(struct hot_iter *it, struct str row, struct errctx *ec)
     return it->row.failed ? err_set(ec, ERR_NO_MEMORY, "out of memory") : ERR_OK;
 }
 
+/* The same of a value as it is stored. */
+static enum err take_value(struct hot_iter *it, struct str key, struct str value, struct errctx *ec)
+{
+    struct str row;
+    enum err e = store_unseal(it->snap->store, key, value, &it->row, &row, ec);
+    return e != ERR_OK || row.ptr != value.ptr ? e : take(it, row, ec);
+}
+
 /* The row behind an index entry. */
 static enum err fetch(struct hot_iter *it, const struct key *k, struct errctx *ec)
 {
@@ -259,7 +270,7 @@ static enum err fetch(struct hot_iter *it, const struct key *k, struct errctx *e
         return damaged(ec, "an index entry without its row");
     size_t len;
     const char *value = rocksdb_pinnableslice_value(slice, &len);
-    e = take(it, str_n(value, len), ec);
+    e = take_value(it, key_view(k), str_n(value, len), ec);
     rocksdb_pinnableslice_destroy(slice);
     return e;
 }
@@ -285,7 +296,7 @@ static enum err next_of_conversation(struct hot_iter *it, struct errctx *ec)
 {
     enum err e = range_next(&it->outer, ec);
     it->row_conv_no = it->conv_no;
-    return e == ERR_OK ? take(it, range_value(&it->outer), ec) : e;
+    return e == ERR_OK ? take_value(it, range_key(&it->outer), range_value(&it->outer), ec) : e;
 }
 
 static enum err next_by_id(struct hot_iter *it, struct errctx *ec)
@@ -328,8 +339,12 @@ static enum err next_conversation(struct hot_iter *it, struct conversation_recor
         if (e != ERR_OK)
             return e;
         struct row_meta meta;
-        if (conversation_record_get(range_value(&it->outer), ret) != ERR_OK ||
-            row_decode_meta(ret->row, &meta) != ERR_OK)
+        struct str value;
+        e = store_unseal(
+            it->snap->store, range_key(&it->outer), range_value(&it->outer), &it->conversation, &value, ec);
+        if (e != ERR_OK)
+            return e;
+        if (conversation_record_get(value, ret) != ERR_OK || row_decode_meta(ret->row, &meta) != ERR_OK)
             return damaged(ec, "a conversation row");
         if ((meta.flags & ROW_TOMBSTONE) == 0)
             return ERR_OK;
@@ -370,7 +385,10 @@ static enum err next_member(struct hot_iter *it, struct errctx *ec)
         enum err e = range_next(&it->inner, ec);
         if (e != ERR_OK)
             return e;
-        row = range_value(&it->inner);
+        e = store_unseal(
+            it->snap->store, range_key(&it->inner), range_value(&it->inner), &it->member, &row, ec);
+        if (e != ERR_OK)
+            return e;
         if (it->inner_is_group && member_entry_head(row, &user_no, &present, &row) != ERR_OK)
             return damaged(ec, "a member of a group");
         if (present)

@@ -106,6 +106,8 @@ struct key key_chunk(uint64_t user_no, int64_t msg_id, uint64_t offset);
 struct key key_chunks_of(uint64_t user_no, int64_t msg_id);
 /* CATALOG_STREAMS. */
 struct key key_stream(int64_t msg_id);
+/* Does a value of this key hold content or file keys, and is stored sealed under encryption? seal.c. */
+bool key_sealed(struct str key);
 /* The smallest key after everything that starts with k. */
 struct key key_after(const struct key *k);
 

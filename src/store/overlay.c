@@ -197,12 +197,13 @@ static int by_key(const void *a, const void *b)
     return str_cmp(x->key, y->key);
 }
 
-bool overlay_emit(struct overlay *o, rocksdb_writebatch_t *batch)
+enum err overlay_emit(
+    struct overlay *o, rocksdb_writebatch_t *batch, overlay_value_fn *fn, void *arg, struct errctx *ec)
 {
     if (o->count > o->cap_sorted) {
         const struct overlay_entry **sorted = realloc(o->sorted, o->cap * sizeof *sorted);
         if (sorted == NULL)
-            return false;
+            return err_set(ec, ERR_NO_MEMORY, "out of memory");
         o->sorted = sorted;
         o->cap_sorted = o->cap;
     }
@@ -214,10 +215,16 @@ bool overlay_emit(struct overlay *o, rocksdb_writebatch_t *batch)
         qsort(o->sorted, n, sizeof *o->sorted, by_key);
     for (size_t i = 0; i < n; i++) {
         const struct overlay_entry *e = o->sorted[i];
+        struct str value = e->value;
+        enum err sealed = fn != NULL && e->state == OVERLAY_PUT ? fn(arg, e->key, &value, ec) : ERR_OK;
+        if (sealed == ERR_NOT_FOUND)
+            continue;
+        if (sealed != ERR_OK)
+            return sealed;
         if (e->state == OVERLAY_PUT)
-            rocksdb_writebatch_put(batch, e->key.ptr, e->key.len, e->value.ptr, e->value.len);
+            rocksdb_writebatch_put(batch, e->key.ptr, e->key.len, value.ptr, value.len);
         else
             rocksdb_writebatch_delete(batch, e->key.ptr, e->key.len);
     }
-    return true;
+    return ERR_OK;
 }

@@ -6,6 +6,7 @@
 #define KALAMDB_STORE_OVERLAY_H
 
 #include "base/arena.h"
+#include "base/err.h"
 #include <rocksdb/c.h>
 
 enum overlay_state {
@@ -59,7 +60,12 @@ static inline size_t overlay_bytes(const struct overlay *o)
 }
 /* Is there anything to write? */
 bool overlay_empty(const struct overlay *o);
-/* Appends all to the batch, in key order. False: out of memory, nothing appended. */
-bool overlay_emit(struct overlay *o, rocksdb_writebatch_t *batch);
+/* What is to be stored for a value: sets *value, whose bytes live until the next call. NOT_FOUND: nothing,
+ * the entry is left out. */
+typedef enum err overlay_value_fn(void *arg, struct str key, struct str *value, struct errctx *ec);
+/* Appends all to the batch, in key order; fn NULL: values as they are. After an error the batch is not to be
+ * written. */
+enum err overlay_emit(struct overlay *o, rocksdb_writebatch_t *batch, overlay_value_fn *fn, void *arg,
+    struct errctx *ec) CHECKED;
 
 #endif

@@ -67,12 +67,9 @@ static enum err get_locked(struct snapshot *snap, const struct key *key, struct 
         return e != ERR_OK ? e : ERR_NOT_FOUND;
     size_t len;
     const char *value = rocksdb_pinnableslice_value(slice, &len);
-    struct str copy = arena_str(&snap->arena, str_n(value, len));
+    e = store_unseal_copy(snap->store, key_view(key), str_n(value, len), &snap->arena, ret, ec);
     rocksdb_pinnableslice_destroy(slice);
-    if (copy.ptr == NULL)
-        return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    *ret = copy;
-    return ERR_OK;
+    return e;
 }
 
 static enum err read_manifest(struct snapshot *snap, struct errctx *ec)

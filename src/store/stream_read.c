@@ -6,6 +6,7 @@
 static enum err read_chunks(
     struct snapshot *snap, uint64_t home, int64_t msg_id, struct buf *text, struct errctx *ec)
 {
+    struct buf opened = BUF_INIT(0);
     struct key from = key_chunks_of(home, msg_id), end = key_after(&from);
     rocksdb_readoptions_t *options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_snapshot(options, snap->rocks);
@@ -20,6 +21,9 @@ static enum err read_chunks(
         uint64_t offset;
         key.ptr = rocksdb_iter_key(it, &key.len);
         chunk.ptr = rocksdb_iter_value(it, &chunk.len);
+        e = store_unseal(snap->store, key, chunk, &opened, &chunk, ec);
+        if (e != ERR_OK)
+            break;
         if (!key_parse_chunk(key, &id, &offset) || id != msg_id || offset != text->len)
             e = err_internal(ec, ERR_CORRUPT, "open message %lld: a hole before its text at %zu",
                 (long long)msg_id, text->len);
@@ -31,6 +35,7 @@ static enum err read_chunks(
     enum err io = store_rocks_err(e == ERR_OK ? ec : &(struct errctx){0}, message, "scan");
     rocksdb_iter_destroy(it);
     rocksdb_readoptions_destroy(options);
+    buf_release(&opened);
     if (e == ERR_OK)
         e = io;
     return e == ERR_OK && text->failed ? err_set(ec, ERR_NO_MEMORY, "out of memory") : e;

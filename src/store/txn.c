@@ -45,6 +45,8 @@ void txn_begin_op(struct txn *t)
     t->stream_opening = t->stream_closing = false;
     t->stream_home = t->opened = t->opened_home = 0;
     blob_keys_clear(&t->blob_keys);
+    t->unsealable.code = ERR_OK;
+    t->ready_owner = UINT64_MAX;
     heads_begin_op(&t->heads);
     t->catalog_saved = t->catalog;
     t->pending_saved = t->pending.count;
@@ -121,23 +123,38 @@ enum err txn_get(struct txn *txn, const struct key *key, struct str *ret, struct
         return err != ERR_OK ? err : ERR_NOT_FOUND;
     size_t len;
     const char *value = rocksdb_pinnableslice_value(slice, &len);
-    struct str copy = arena_str(&txn->arena, str_n(value, len));
-    if (kept)
-        records_put(&txn->records, key_view(key), str_n(value, len));
+    struct str copy;
+    err = store_unseal_copy(txn->store, key_view(key), str_n(value, len), &txn->arena, &copy, ec);
     rocksdb_pinnableslice_destroy(slice);
-    if (copy.ptr == NULL)
-        return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    *ret = copy;
-    return ERR_OK;
+    if (err == ERR_OK && kept)
+        records_put(&txn->records, key_view(key), copy);
+    if (err == ERR_OK)
+        *ret = copy;
+    return err;
 }
 
 void txn_put(struct txn *txn, const struct key *key, struct str value)
 {
+    uint64_t owner = get_be64(key->bytes);
     overlay_put(&txn->overlay, key_view(key), value);
+    /* Asked here, a partition whose key is damaged fails the op that wants it, not the group. */
+    if (txn->store->vault == NULL || owner == txn->ready_owner || !key_sealed(key_view(key)))
+        return;
+    struct errctx ec;
+    errctx_clear(&ec);
+    enum err e = vault_ready(txn->store->vault, owner, &ec);
+    if (e == ERR_OK)
+        txn->ready_owner = owner;
+    else if (txn->unsealable.code == ERR_OK)
+        txn->unsealable = ec;
 }
 
 enum err txn_room(const struct txn *txn, struct errctx *ec)
 {
+    if (txn->unsealable.code != ERR_OK) {
+        *ec = txn->unsealable;
+        return ec->code;
+    }
     if (!txn->overlay.failed)
         return ERR_OK;
     /* Far from the bound it is the machine that has no more. */
@@ -234,6 +251,9 @@ static enum err create_user(struct txn *t, struct str user_id, uint64_t *ret, st
     head.user_id_len = (uint8_t)user_id.len;
     head.user_id = user_id.ptr;
     uint64_t user_no = t->catalog.next_user_no;
+    enum err e = vault_key_make(t->store->vault, user_no, ec);
+    if (e != ERR_OK)
+        return e;
     if (heads_add(&t->heads, user_no, &head, true) == NULL)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     t->catalog.next_user_no++;

@@ -111,6 +111,9 @@ enum err txn_group_put(struct txn *txn, struct group *g, struct errctx *ec)
         return err_set(ec, ERR_UNAVAILABLE, "writes are stopped");
     if (g->group_no == 0) {
         char value[8];
+        enum err e = vault_key_make(txn->store->vault, txn->catalog.next_user_no, ec);
+        if (e != ERR_OK)
+            return e;
         g->group_no = txn->catalog.next_user_no++;
         txn->catalog.groups++;
         put_be64(value, g->group_no);
@@ -221,6 +224,7 @@ enum err txn_membership_put(
 static enum err each_entry(struct txn *t, uint64_t group_no,
     enum err (*fn)(void *arg, struct str value, struct errctx *ec), void *arg, struct errctx *ec)
 {
+    struct buf opened = BUF_INIT(0);
     struct key from = key_prefix(group_no, SPACE_GROUP_MEMBERS), after = key_after(&from);
     rocksdb_readoptions_t *options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_iterate_upper_bound(options, after.bytes, after.len);
@@ -232,9 +236,13 @@ static enum err each_entry(struct txn *t, uint64_t group_no,
         struct str key, value;
         key.ptr = rocksdb_iter_key(it, &key.len);
         value.ptr = rocksdb_iter_value(it, &value.len);
-        if (overlay_find(&t->overlay, key) == NULL)
+        if (overlay_find(&t->overlay, key) != NULL)
+            continue;
+        e = store_unseal(t->store, key, value, &opened, &value, ec);
+        if (e == ERR_OK)
             e = fn(arg, value, ec);
     }
+    buf_release(&opened);
     char *message = NULL;
     rocksdb_iter_get_error(it, &message);
     rocksdb_iter_destroy(it);

@@ -49,6 +49,8 @@ enum err snapshot_open_in_no(struct store_view *v, uint64_t user_no, struct snap
 static enum err read_chunk(struct snapshot *snap, const struct buf *from, const struct key *after,
     struct buf *ret, bool *ret_more, struct errctx *ec)
 {
+    struct buf opened = BUF_INIT(0);
+    enum err e = ERR_OK;
     rocksdb_readoptions_t *options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_snapshot(options, snap->rocks);
     rocksdb_readoptions_set_total_order_seek(options, 1);
@@ -59,6 +61,9 @@ static enum err read_chunk(struct snapshot *snap, const struct buf *from, const 
         struct str key, value;
         key.ptr = rocksdb_iter_key(it, &key.len);
         value.ptr = rocksdb_iter_value(it, &value.len);
+        e = store_unseal(snap->store, key, value, &opened, &value, ec);
+        if (e != ERR_OK)
+            break;
         buf_lstr(ret, key);
         buf_lstr(ret, value);
     }
@@ -67,7 +72,11 @@ static enum err read_chunk(struct snapshot *snap, const struct buf *from, const 
     rocksdb_iter_get_error(it, &message);
     rocksdb_iter_destroy(it);
     rocksdb_readoptions_destroy(options);
-    return store_rocks_err(ec, message, "scan");
+    buf_release(&opened);
+    if (e == ERR_OK)
+        return store_rocks_err(ec, message, "scan");
+    rocksdb_free(message);
+    return e;
 }
 
 enum err snapshot_scan(

@@ -243,6 +243,19 @@ enum err vault_seal(
     return e;
 }
 
+enum err vault_ready(struct vault *v, uint64_t owner, struct errctx *ec)
+{
+    if (v == NULL)
+        return ERR_OK;
+    size_t set = set_of(owner, v->run);
+    struct stripe *s = stripe_of(v, set);
+    struct kept *k;
+    pthread_mutex_lock(&s->lock);
+    enum err e = context(v, set, owner, 0, v->run, &k, ec);
+    pthread_mutex_unlock(&s->lock);
+    return e;
+}
+
 struct header {
     uint32_t generation, run;
     uint64_t counter;

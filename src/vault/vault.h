@@ -48,6 +48,8 @@ enum err vault_flush(struct vault *v, struct errctx *ec) CHECKED;
 /* Durable on return; idempotent. */
 enum err vault_key_destroy(struct vault *v, uint64_t owner, struct errctx *ec) CHECKED;
 bool vault_key_exists(struct vault *v, uint64_t owner);
+/* Can values be sealed for the partition? Errors as vault_seal. */
+enum err vault_ready(struct vault *v, uint64_t owner, struct errctx *ec) CHECKED;
 
 /* Appends to `out`. The key must be there: NOT_FOUND where it was destroyed. */
 enum err vault_seal(struct vault *v, uint64_t owner, struct str aad, struct str plain, struct buf *out,

@@ -131,7 +131,8 @@ static void test_emit_is_sorted_and_folded(void **state)
     overlay_put(&o, STR("zzz undone"), STR("v"));
     overlay_undo_op(&o);
     rocksdb_writebatch_t *batch = rocksdb_writebatch_create();
-    assert_true(overlay_emit(&o, batch));
+    struct errctx ec;
+    assert_int_equal(overlay_emit(&o, batch, NULL, NULL, &ec), ERR_OK);
     assert_int_equal(rocksdb_writebatch_count(batch), KEYS);
     rocksdb_writebatch_iterate(batch, &e, seen_put, seen_delete);
     assert_int_equal(e.puts, KEYS - 10);
