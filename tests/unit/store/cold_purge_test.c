@@ -169,7 +169,7 @@ static void orphans(void **state)
     assert_false(cold_exists(&c, ".kalamdb/orphans/auth0%7C5f7c/batch-20200101T000000Z-001.parquet"));
     assert_false(cold_exists(&c, ".kalamdb/orphans/stranger"));
     assert_true(cold_grep(&c, "another")); /* two days old */
-    cold_consolidate(&c);                                   /* an asked-for purge leaves no copy */
+    cold_consolidate(&c);                  /* an asked-for purge leaves no copy */
     assert_false(cold_grep(&c, "another"));
     cold_check(&c);
     cold_close(&c);

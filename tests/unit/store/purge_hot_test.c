@@ -56,7 +56,7 @@ static void open_planted(struct planted *p)
     cold_open(c, "user_alice", 8);
     cold_insert(c, 20, 2);
     size_t planted = cold_add(c, 0, "c0", "planted-secret");
-    assert_true(cold_grep(c, "planted-secret"));
+    assert_true(c->f.encrypted || cold_grep(c, "planted-secret"));
     OK(purge_run(c->f.store, &ec));
     assert_false(cold_grep(c, "planted-secret")); /* in no log */
     first_table(c, p->table, sizeof p->table);
