@@ -164,8 +164,37 @@ void kalamdb_erase(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_erase
 void kalamdb_on_erased(struct kalamdb *db, void (*erased)(void *arg, struct kalamdb_str user_id), void *arg);
 /* Is a token of this user void, issued then (INT64_MIN: it does not say), because the user was erased? */
 bool kalamdb_token_void(struct kalamdb *db, struct kalamdb_str user_id, int64_t issued_s);
-/* Changes whenever the answer for some token may have. */
+/* Changes whenever the answer for some token may have, of this and of kalamdb_token_revoked. */
 uint64_t kalamdb_erasures(struct kalamdb *db);
+
+/* Tokens that are void before they end: the one with this jti, or all of a user's that were issued in the
+ * second revoked_s or before (or do not say when). Kept until expires_s. */
+struct kalamdb_revocation {
+    bool by_user;
+    struct kalamdb_str id; /* user id or jti, 1 to 255 bytes */
+    int64_t expires_s, revoked_s;
+};
+/* In effect and durable when `done` is called without an error, from an engine thread or before this returns.
+ * TOO_LARGE: there are too many that have not ended. */
+typedef void kalamdb_revoked(void *arg, const struct kalamdb_error *error);
+void kalamdb_revoke(struct kalamdb *db, const struct kalamdb_revocation *r, kalamdb_revoked *done, void *arg);
+/* jti ptr NULL: none. issued_s INT64_MIN: it does not say. */
+bool kalamdb_token_revoked(
+    struct kalamdb *db, struct kalamdb_str user_id, struct kalamdb_str jti, int64_t issued_s);
+/* Calls fn, which must not call the database, for each, until it says false. */
+void kalamdb_revocations(
+    struct kalamdb *db, bool (*fn)(void *arg, const struct kalamdb_revocation *r), void *arg);
+
+/* Calls fn, on the thread that gave the statement and before it runs, for each user other than the caller
+ * whose tables a statement names, and for statements that change members. To be set before the first
+ * statement. */
+struct kalamdb_access {
+    struct kalamdb_str user_id;
+    struct kalamdb_str conversation_id; /* ptr NULL: the statement does not say plainly */
+    bool write, members;
+};
+void kalamdb_on_access(
+    struct kalamdb *db, void (*fn)(void *arg, const struct kalamdb_access *access), void *arg);
 
 /* One generation of a backup: Parquet and content files, those of them that had to be copied, bytes of the
  * hot tier's part, and how many older generations went. */

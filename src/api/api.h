@@ -17,8 +17,8 @@ struct server;
 
 /* INVALID_REQUEST with an operator's message: bad `listen`, port taken, out of descriptors. Ignores SIGPIPE
  * for the process and raises the soft limit of open files to the hard one. */
-enum err server_open(const struct config *cfg, struct kalamdb *db, const struct auth *auth,
-    struct server **ret, struct errctx *ec) CHECKED;
+enum err server_open(const struct config *cfg, struct kalamdb *db, struct auth *auth, struct server **ret,
+    struct errctx *ec) CHECKED;
 /* The port bound (for listen 127.0.0.1:0). */
 int server_port(const struct server *s);
 int server_tls_port(const struct server *s); /* 0: no TLS; server_port's: nothing is plain */

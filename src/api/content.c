@@ -223,8 +223,14 @@ static void answer_ticket(struct call *c, struct str ref)
     struct identity who = {.role = c->who->role,
         .expires_s = net_now_s(c->worker->loop) + TICKET_S,
         .issued_s = c->who->issued_s,
-        .user_id_len = c->who->user_id_len};
+        .key_id = c->who->key_id,
+        .user_id_len = c->who->user_id_len,
+        .jti_len = c->who->jti_len};
     memcpy(who.user_id, c->who->user_id, who.user_id_len);
+    memcpy(who.jti, principal_jti(c->who).ptr != NULL ? principal_jti(c->who).ptr : "", who.jti_len);
+    int64_t token_ends = c->who->expires_s + c->worker->server->cfg->jwt_leeway_s;
+    if (who.expires_s > token_ends) /* it is no way to stay longer */
+        who.expires_s = token_ends;
     if (auth_ticket_mint(c->worker->server->auth, &who, ref, &ticket, &ec) != ERR_OK) {
         buf_release(&ticket);
         answer_errctx(c, &ec);

@@ -1,38 +1,16 @@
-/* DELETE /api/v1/users/<id>, and what an erasure does to those who are connected. */
-#include "api/session.h"
+/* DELETE /api/v1/users/<id>. */
+#include "api/server.h"
 #include "auth/receipt.h"
 #include "base/log.h"
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- connections -------------------------------------------------------------------------------------- */
-
-/* On each loop: closes what speaks in the name of somebody who is no more. */
-static void close_void_sessions(struct net_task *task)
-{
-    struct worker *w = (struct worker *)(void *)((char *)task - offsetof(struct worker, erased_task));
-    atomic_store(&w->erased_posted, false); /* a later erasure posts again */
-    for (struct session *s = w->sessions, *next; s != NULL; s = next) {
-        next = s->next;
-        if (s->conn != NULL && s->who != NULL && principal_void(w->server, s->who))
-            net_stream_close(s->conn, WS_CODE_AUTH, STR("the user was erased"), true);
-    }
-}
-
-static void post_erased(void *arg, void *loop_user)
-{
-    struct worker *w = loop_user;
-    (void)arg;
-    w->erased_task.run = close_void_sessions;
-    if (!atomic_exchange(&w->erased_posted, true))
-        net_post(w->loop, &w->erased_task);
-}
-
+/* Those who are connected by a token of somebody who is no more are cut off. */
 static void on_erased(void *arg, struct kalamdb_str user_id)
 {
     struct server *s = arg;
     (void)user_id;
-    net_each_loop(s->net, post_erased, NULL);
+    server_end_void(s);
 }
 
 void server_follow_erasures(struct server *s, bool on)

@@ -18,6 +18,8 @@ struct export_stream {
     struct call *call; /* until the answer begins */
     struct net_conn *conn;
     struct net_loop *loop;
+    struct worker *worker;
+    struct principal *who;
     struct kalamdb_export *export;
     pthread_mutex_t lock;
     bool under_way, posted, closed; /* lock */
@@ -29,6 +31,7 @@ struct export_stream {
 static void export_free(struct export_stream *s)
 {
     kalamdb_export_close(s->export);
+    principal_unref(s->who);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
@@ -73,6 +76,8 @@ static void on_closed(void *arg)
 {
     struct export_stream *s = arg;
     s->conn = NULL;
+    principal_unref(s->who); /* the loop's: what frees the rest may be another thread */
+    s->who = NULL;
     pthread_mutex_lock(&s->lock);
     s->closed = true;
     bool under_way = s->under_way, idle = !under_way && !s->posted;
@@ -126,6 +131,8 @@ static void deliver(struct net_task *task)
         failed(s);
     } else if (s->call != NULL && !start(s)) {
         export_free(s);
+    } else if (s->len > 0 && principal_ended(s->worker, s->who).ptr != NULL) {
+        net_stream_abort(s->conn); /* nobody goes on reading by a token that is no more; frees */
     } else if (s->len == 0) {
         net_stream_close(s->conn, 0, STR_NULL, false); /* frees */
     } else {
@@ -143,6 +150,8 @@ static struct export_stream *stream_new(struct call *c, struct kalamdb_export *e
     s->task.run = deliver;
     s->call = c;
     s->loop = c->worker->loop;
+    s->worker = c->worker;
+    s->who = principal_ref(c->who);
     s->export = export;
     pthread_mutex_init(&s->lock, NULL);
     return s;

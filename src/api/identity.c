@@ -61,13 +61,27 @@ bool principal_expired(const struct server *s, const struct principal *p, int64_
 
 bool principal_void(const struct server *s, struct principal *p)
 {
-    uint64_t erasures = kalamdb_erasures(s->db);
-    if (p->checked == erasures)
+    uint64_t erasures = kalamdb_erasures(s->db), generation = auth_generation(s->auth);
+    if (p->checked == erasures && p->keys_checked == generation)
         return false;
-    if (kalamdb_token_void(s->db, principal_id(p), p->issued_s))
+    if (kalamdb_token_void(s->db, principal_id(p), p->issued_s) ||
+        kalamdb_token_revoked(s->db, principal_id(p), principal_jti(p), p->issued_s) ||
+        !auth_key_live(s->auth, p->key_id))
         return true;
     p->checked = erasures; /* one that comes while we ask has changed the number again */
+    p->keys_checked = generation;
     return false;
+}
+
+struct str principal_ended(struct worker *w, struct principal *p)
+{
+    const struct server *s = w->server;
+    if (principal_expired(s, p, net_now_s(w->loop)))
+        return STR("token expired");
+    if (!principal_void(s, p))
+        return STR_NULL;
+    return kalamdb_token_void(s->db, principal_id(p), p->issued_s) ? STR("the user was erased")
+                                                                   : STR("the token was revoked");
 }
 
 static void lru_unlink(struct token_cache *c, uint16_t i)
@@ -145,16 +159,19 @@ static void cache_put(struct token_cache *c, const uint8_t key[32], struct princ
 
 static struct principal *principal_new(const struct identity *id)
 {
-    struct principal *who = malloc(sizeof *who + id->user_id_len + 1);
+    struct principal *who = malloc(sizeof *who + id->user_id_len + 1 + id->jti_len);
     if (who == NULL)
         return NULL;
     *who = (struct principal){.refs = 1,
         .role = id->role,
         .expires_s = id->expires_s,
         .issued_s = id->issued_s,
-        .user_id_len = id->user_id_len};
+        .key_id = id->key_id,
+        .user_id_len = id->user_id_len,
+        .jti_len = id->jti_len};
     memcpy(who->user_id, id->user_id, id->user_id_len);
     who->user_id[id->user_id_len] = '\0';
+    memcpy(who->user_id + id->user_id_len + 1, id->jti, id->jti_len);
     return who;
 }
 

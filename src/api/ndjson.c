@@ -6,6 +6,7 @@
  *
  * The answer ends when the body has and everything in it is answered: appends when their text is durable.
  * What is open then, or when the client goes, is interrupted. The loop's thread, but for wake-ups. */
+#include "api/ndjson.h"
 #include "api/stream.h"
 #include "base/json.h"
 #include <stdlib.h>
@@ -14,8 +15,9 @@ struct ndjson {
     struct net_task task;
     _Atomic bool posted; /* task is in the loop's queue */
     struct worker *worker;
-    struct net_conn *conn;   /* NULL: closed; freed when nothing is posted */
-    struct net_request *req; /* NULL: the body has ended */
+    struct ndjson *next, **pprev; /* of the worker, while it is open */
+    struct net_conn *conn;        /* NULL: closed; freed when nothing is posted */
+    struct net_request *req;      /* NULL: the body has ended */
     struct principal *who;
     struct kalamdb_producer *engine;
     struct stream_ids ids;
@@ -39,6 +41,9 @@ static void free_if_gone(struct ndjson *n)
 static void on_closed(void *arg)
 {
     struct ndjson *n = arg;
+    *n->pprev = n->next;
+    if (n->next != NULL)
+        n->next->pprev = n->pprev;
     n->conn = NULL;
     n->req = NULL;
     kalamdb_producer_close(n->engine); /* no wake after this: `posted` is final */
@@ -257,6 +262,15 @@ static void on_timer(void *arg, uint64_t now)
         set_timer(n, now);
 }
 
+void ndjson_end_void(struct worker *w)
+{
+    for (struct ndjson *n = w->producers, *next; n != NULL; n = next) {
+        next = n->next;
+        if (n->conn != NULL && principal_void(w->server, n->who))
+            net_stream_abort(n->conn);
+    }
+}
+
 /* ---- start ---- */
 
 static struct ndjson *ndjson_new(struct call *c)
@@ -272,6 +286,11 @@ static struct ndjson *ndjson_new(struct call *c)
         return NULL;
     }
     n->who = principal_ref(c->who);
+    n->next = n->worker->producers;
+    n->pprev = &n->worker->producers;
+    if (n->next != NULL)
+        n->next->pprev = &n->next;
+    n->worker->producers = n;
     return n;
 }
 

@@ -140,6 +140,10 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_sweep(c);
         break;
+    case ROUTE_REVOKE:
+        if (authenticate(c))
+            serve_revoke(c);
+        break;
     case ROUTE_MESSAGE:
         if (authenticate(c))
             serve_message(c);
@@ -299,6 +303,7 @@ static void reload_certificate(void *arg)
 /* SIGHUP: what is read from files while running is read again. Whoever reads files adds it here. */
 static void on_reload(void *arg)
 {
+    server_refresh_keys(arg);
     log_event(LOG_INFO, "reload", NULL);
     reload_certificate(arg);
 }
@@ -414,7 +419,7 @@ static void warn_about_plain(const struct server *s)
             NULL);
 }
 
-enum err server_open(const struct config *cfg, struct kalamdb *db, const struct auth *auth,
+enum err server_open(const struct config *cfg, struct kalamdb *db, struct auth *auth,
     struct server **ret, struct errctx *ec)
 {
     struct server *s = calloc(1, sizeof *s);
@@ -485,7 +490,10 @@ void server_on_certificate(struct server *s, void (*reloaded)(void *arg), void *
 
 enum err server_run(struct server *s, struct errctx *ec)
 {
-    return net_run(s->net, true, ec);
+    server_watch_keys(s);
+    enum err e = net_run(s->net, true, ec);
+    server_unwatch_keys(s);
+    return e;
 }
 
 void server_stop(struct server *s)

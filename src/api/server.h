@@ -23,6 +23,7 @@
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
     X(ROUTE_BACKUP, ALLOW_POST, "/api/v1/admin/backup")                                                      \
     X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
+    X(ROUTE_REVOKE, ALLOW_GET | ALLOW_POST, "/api/v1/admin/tokens/revoke")                                   \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
     X(ROUTE_MESSAGE_STREAM, ALLOW_POST, "/api/v1/messages/stream")                                           \
     X(ROUTE_MESSAGE, ALLOW_DELETE, "/api/v1/messages/{id}")                                                  \
@@ -65,9 +66,11 @@ struct principal {
     enum role role;
     int64_t expires_s;
     int64_t issued_s; /* INT64_MIN: the token does not say */
-    uint64_t checked; /* kalamdb_erasures when it was last found not to be void */
-    size_t user_id_len;
-    char user_id[];
+    uint64_t key_id;  /* what its token was signed with */
+    /* kalamdb_erasures and auth_generation when it was last found not to be void */
+    uint64_t checked, keys_checked;
+    size_t user_id_len, jti_len; /* jti_len 0: none */
+    char user_id[];              /* NUL-terminated, then the jti */
 };
 struct token_cache;
 struct token_cache *token_cache_new(void);
@@ -75,6 +78,10 @@ void token_cache_free(struct token_cache *cache);
 static inline struct kalamdb_str principal_id(const struct principal *p)
 {
     return (struct kalamdb_str){p->user_id, p->user_id_len};
+}
+static inline struct kalamdb_str principal_jti(const struct principal *p)
+{
+    return (struct kalamdb_str){p->jti_len > 0 ? p->user_id + p->user_id_len + 1 : NULL, p->jti_len};
 }
 /* As whom the engine is called. */
 static inline struct kalamdb_caller principal_caller(const struct principal *p)
@@ -101,6 +108,7 @@ struct worker {
     struct arena scratch;     /* one WebSocket message */
     struct buf text;          /* a message being written */
     struct session *sessions; /* all of this loop */
+    struct ndjson *producers; /* likewise */
     struct net_task erased_task;
     _Atomic bool erased_posted;
     uint64_t ids_base, ids_next; /* subscription ids */
@@ -111,7 +119,7 @@ struct worker {
 struct server {
     const struct config *cfg;
     struct kalamdb *db;
-    const struct auth *auth;
+    struct auth *auth;
     struct net *net;
     struct net_handler handler;
     struct str *origins; /* allowed; into origins_text */
@@ -122,8 +130,17 @@ struct server {
     uint64_t started_us;
     pthread_mutex_t receipt_lock;
     struct receipt_key *receipt_key; /* made when the first receipt is signed */
+<<<<<<< HEAD
     void (*reloaded)(void *arg);     /* a certificate was; may be NULL */
     void *reloaded_arg;
+=======
+    struct {
+        pthread_t thread;
+        pthread_mutex_t lock;
+        pthread_cond_t wake;
+        bool running, force, stop; /* the last two: lock */
+    } watch;                       /* of the files of keys: revoke.c */
+>>>>>>> 94e9c80 (tokens: revoked by jti or by user, at once and for good; keys taken away end what was signed with them)
     bool has_metrics_token;
     uint8_t metrics_token_sha256[32];
 };
@@ -168,8 +185,13 @@ enum err identify_ticket(struct worker *w, struct str ticket, struct str content
     struct errctx *ec) CHECKED;
 /* The bearer token of the Authorization header; ptr NULL: none. */
 struct str bearer_token(const struct net_request *req);
-/* Was the user erased after the token was issued? Asked on every request and message. */
+/* Is the token void before its end: was it revoked, the user erased after it was issued, its key taken away?
+ * Asked on every request. */
 bool principal_void(const struct server *s, struct principal *p);
+/* principal_void or principal_expired: why, for a close frame; ptr NULL: it is good. */
+struct str principal_ended(struct worker *w, struct principal *p);
+/* Ends, on all loops, what speaks by tokens that have become void. Any thread. */
+void server_end_void(struct server *s);
 bool principal_expired(const struct server *s, const struct principal *p, int64_t now_s);
 
 /* ---- answers (answer.c): each ends the call
@@ -210,6 +232,12 @@ void serve_conversations(struct call *c);
 void serve_consolidate(struct call *c);
 void serve_backup(struct call *c);
 void serve_sweep(struct call *c);
+void serve_revoke(struct call *c);
+/* Looks every two seconds whether the files of keys have changed, where there are any; reads them at once
+ * when told to; ends it. */
+void server_watch_keys(struct server *s);
+void server_refresh_keys(struct server *s);
+void server_unwatch_keys(struct server *s);
 void serve_user(struct call *c);
 /* Closes connections of users that are erased, from now on or no more. */
 void server_follow_erasures(struct server *s, bool on);

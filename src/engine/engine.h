@@ -53,6 +53,9 @@ struct kalamdb {
     struct sql_shapes *shapes;
     struct erasures *erasures;
     _Atomic int path; /* enum engine_path */
+    /* kalamdb_on_access; set before the first statement */
+    void (*access)(void *arg, const struct kalamdb_access *access);
+    void *access_arg;
 
     pthread_mutex_t lock;
     pthread_cond_t idle;           /* inflight became 0 */

@@ -398,6 +398,7 @@ static void exec(struct kalamdb *db, const struct kalamdb_statement *statement, 
         query_finish(q, e);
         return;
     }
+    query_tell_access(q);
     switch (q->stmt->kind) {
     case STMT_SELECT:
         read_start(q);

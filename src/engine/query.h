@@ -106,4 +106,7 @@ static inline enum err query_no_memory(struct kalamdb_query *q, const char *what
     return err_internal(&q->ec, ERR_NO_MEMORY, "%s", what);
 }
 
+/* revoke.c: kalamdb_on_access. */
+void query_tell_access(const struct kalamdb_query *q);
+
 #endif

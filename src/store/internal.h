@@ -19,6 +19,7 @@
 #include "store/keys.h"
 #include "store/manifest.h"
 #include "store/purge.h"
+#include "store/revoked.h"
 #include "store/store.h"
 #include "store/stream.h"
 #include <pthread.h>
@@ -101,6 +102,19 @@ struct erased {
     _Atomic uint64_t changes; /* starts at 1 */
 };
 
+/* Tokens that were revoked: revoked.c. */
+struct revoked_entry;
+struct revoked {
+    pthread_rwlock_t lock; /* leaf */
+    struct revoked_entry **buckets;
+    size_t nbuckets;
+    _Atomic size_t count; /* changed under the lock */
+};
+void revoked_init(struct revoked *set);
+void revoked_release(struct revoked *set);
+/* Fills the set from the catalog, before the first commit. */
+enum err revoked_load(struct store *s, struct errctx *ec) CHECKED;
+
 struct manifest_slot {
     uint64_t user_no;
     struct manifest *manifest;
@@ -152,6 +166,7 @@ struct store {
     bool has_feed_tag;
 
     struct erased erased;
+    struct revoked revoked;
     struct erase_hook erase_hook; /* zero: none */
     struct purge_hook purge_hook;
 

@@ -31,7 +31,8 @@
  * a hash of content_ref → blob record, blob.c), CATALOG_STREAMS (msg_id u64 → stream record), CATALOG_ERASED
  * (user id → erasure record), CATALOG_BACKFILLS (group_no u64 | user_no u64 → pending history copy),
  * CATALOG_FEED_TAG (text mixed into every feed name), CATALOG_VAULT (u8 1 | the key ring's id: values are
- * sealed, see key_sealed). Pure functions, any thread. */
+ * sealed, see key_sealed), CATALOG_REVOKED_TOKENS (jti) and CATALOG_REVOKED_USERS (user id → when, until when:
+ * revoked.h). Pure functions, any thread. */
 #ifndef KALAMDB_STORE_KEYS_H
 #define KALAMDB_STORE_KEYS_H
 
@@ -69,7 +70,9 @@ enum key_space {
     CATALOG_ERASED = 106,
     CATALOG_BACKFILLS = 107,
     CATALOG_FEED_TAG = 108,
-    CATALOG_VAULT = 109
+    CATALOG_VAULT = 109,
+    CATALOG_REVOKED_TOKENS = 120,
+    CATALOG_REVOKED_USERS = 121
 };
 
 struct key {

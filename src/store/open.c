@@ -187,6 +187,7 @@ static void init_locks(struct store *s)
     pthread_mutex_init(&s->files.lock, NULL);
     pins_init(&s->pins, s->os);
     erased_init(&s->erased);
+    revoked_init(&s->revoked);
 }
 
 /* Whatever open had reached. */
@@ -215,6 +216,7 @@ static void dismantle(struct store *s)
     free(s->notes.items);
     pthread_mutex_destroy(&s->files.lock);
     erased_release(&s->erased);
+    revoked_release(&s->revoked);
     free((char *)s->cfg.data_dir);
     free(s->hot_dir);
     free(s);
@@ -308,6 +310,8 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
     }
     if (e == ERR_OK)
         e = erased_load(s, ec);
+    if (e == ERR_OK)
+        e = revoked_load(s, ec);
     if (e == ERR_OK)
         e = orphans_open(s, ec);
     if (e == ERR_OK)

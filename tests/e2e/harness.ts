@@ -1,5 +1,6 @@
 // Starts real servers in temporary folders and speaks to them as a client would.
 import { spawn, execFileSync, type ChildProcess } from "node:child_process";
+import { createHmac, sign, type KeyObject } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -9,6 +10,24 @@ import WebSocket from "ws";
 
 export const repo = resolve(import.meta.dirname ?? new URL(".", import.meta.url).pathname, "../..");
 export const binary = process.env.KALAMDB_BIN ?? join(repo, "build/src/cli/kalamdb");
+
+/** A token as any issuer makes it: claims (exp in an hour, iat now unless given) signed with a private key, or with a secret for HS256. */
+export function mint(key: KeyObject | string, claims: Record<string, any>, header: Record<string, any> = {}): string {
+  const now = Math.floor(Date.now() / 1000);
+  const kind = typeof key === "string" ? "HS256" : ({ rsa: "RS256", ec: "ES256", ed25519: "EdDSA" } as Record<string, string>)[key.asymmetricKeyType!];
+  const part = (o: any) => Buffer.from(JSON.stringify(o)).toString("base64url");
+  const text = `${part({ alg: kind, typ: "JWT", ...header })}.${part({ iat: now, exp: now + 3600, ...claims })}`;
+  const signature =
+    typeof key === "string"
+      ? createHmac("sha256", key).update(text).digest()
+      : sign(kind === "EdDSA" ? null : "sha256", Buffer.from(text), kind === "ES256" ? { key, dsaEncoding: "ieee-p1363" } : key);
+  return `${text}.${signature.toString("base64url")}`;
+}
+
+/** The claims of a token, unchecked. */
+export function claims(token: string): any {
+  return JSON.parse(Buffer.from(token.split(".")[1], "base64url").toString());
+}
 
 export interface Answer {
   status: number;

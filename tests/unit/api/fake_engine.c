@@ -630,6 +630,31 @@ bool kalamdb_token_void(struct kalamdb *db, struct kalamdb_str user_id, int64_t 
     return false;
 }
 
+void kalamdb_revoke(struct kalamdb *db, const struct kalamdb_revocation *r, kalamdb_revoked *done, void *arg)
+{
+    (void)db, (void)r;
+    done(arg, &(struct kalamdb_error){.code = KALAMDB_OK});
+}
+
+bool kalamdb_token_revoked(
+    struct kalamdb *db, struct kalamdb_str user_id, struct kalamdb_str jti, int64_t issued_s)
+{
+    (void)db, (void)user_id, (void)jti, (void)issued_s;
+    return false;
+}
+
+void kalamdb_revocations(
+    struct kalamdb *db, bool (*fn)(void *arg, const struct kalamdb_revocation *r), void *arg)
+{
+    (void)db, (void)fn, (void)arg;
+}
+
+void kalamdb_on_access(
+    struct kalamdb *db, void (*fn)(void *arg, const struct kalamdb_access *access), void *arg)
+{
+    (void)db, (void)fn, (void)arg;
+}
+
 uint64_t kalamdb_erasures(struct kalamdb *db)
 {
     (void)db;
