@@ -189,6 +189,7 @@ void kalamdb_revocations(
  * whose tables a statement names, and for statements that change members. To be set before the first
  * statement. */
 struct kalamdb_access {
+    struct kalamdb_caller caller;
     struct kalamdb_str user_id;
     struct kalamdb_str conversation_id; /* ptr NULL: the statement does not say plainly */
     bool write, members;

@@ -1,5 +1,5 @@
 /* Answers: JSON shapes of errors, CORS lines, counting. */
-#include "api/server.h"
+#include "api/audited.h"
 #include "base/json.h"
 #include "base/log.h"
 #include <stdarg.h>
@@ -21,6 +21,7 @@ void count_answer(struct call *c, int status)
 {
     struct route_counters *rc = &c->worker->routes[c->route];
     int i = 0;
+    audit_call(c, status);
     while (i < STATUS_COUNT - 1 && statuses[i] != status)
         i++;
     counter_add(&rc->by_status[i], 1);
@@ -88,6 +89,10 @@ void answer(struct call *c, int status, struct str content_type, struct str head
     close_call(c, status, headers, &h);
     if (h.failed)
         req->body.failed = true; /* without memory for the head there is no whole answer */
+    if (c->audit.wait) {
+        audit_hold(c, status, content_type, &h);
+        return;
+    }
     net_respond(req, status, content_type, buf_view(&h));
     buf_release(&h);
 }

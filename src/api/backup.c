@@ -86,6 +86,7 @@ void serve_backup(struct call *c)
         answer_error(c, ERR_INTERNAL, "internal error");
         return;
     }
+    c->audit.target = to;
     c->task.run = backed_up;
     call_submit_begin(c);
     kalamdb_backup(c->worker->server->db, to.ptr, keep, backup_done, c);

@@ -185,6 +185,8 @@ void serve_conversations(struct call *c)
         answer_error(c, ERR_INVALID_REQUEST, "%s", why);
         return;
     }
+    c->audit.conversation = str_n(b.c.conversation_id.ptr, b.c.conversation_id.len);
+    c->audit.user = str_n(b.c.user_id.ptr, b.c.user_id.len);
     if (!call_durability(c, &b.c.durability))
         return;
     if (b.c.user_id.ptr != NULL && c->who->role == ROLE_USER &&

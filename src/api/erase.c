@@ -89,6 +89,7 @@ static void erase_done(void *arg, const struct kalamdb_erasure *erasure, const s
 void serve_user(struct call *c)
 {
     struct str user = route_rest(c->route, c->path);
+    c->audit.user = user;
     bool self = str_eq(user, str_n(c->who->user_id, c->who->user_id_len));
     if (c->who->role == ROLE_SERVICE || (c->who->role == ROLE_USER && !self)) {
         answer_error(c, ERR_FORBIDDEN, "users are erased by themselves or by role admin");

@@ -167,6 +167,7 @@ void serve_export(struct call *c)
         answer_error(c, ERR_INVALID_REQUEST, "malformed query string");
         return;
     }
+    c->audit.user = user;
     if (!net_stream_possible(c->req)) {
         answer_error(c, ERR_INVALID_REQUEST, "an export cannot be pipelined");
         return;

@@ -204,6 +204,7 @@ void serve_import(struct call *c)
         answer_error(c, ERR_INVALID_REQUEST, "the parameter user is missing: whose data is to be imported?");
         return;
     }
+    c->audit.user = user;
     if (kalamdb_import_begin(c->worker->server->db, &caller, kstr(user), &import, &error) != KALAMDB_OK) {
         answer_engine_error(c, &error);
         return;

@@ -1,4 +1,5 @@
 /* What WebSocket clients say (contract, section 3), and the handshake that begins it. */
+#include "api/audited.h"
 #include "api/client_message.h"
 #include "api/session.h"
 #include "api/stream.h"
@@ -27,6 +28,7 @@ static void on_auth(struct session *s, const struct client_message *m)
     struct principal *who = NULL;
     struct errctx ec = {0};
     if (m->token.ptr == NULL || identify(s->worker, m->token, &who, &ec) != ERR_OK) {
+        audit_auth_failed(s->worker, s->conn, "/ws");
         bool expired = strcmp(ec.message, "token expired") == 0;
         net_stream_close(s->conn, WS_CODE_AUTH, expired ? STR("token expired") : STR("invalid token"), false);
         return;
@@ -49,6 +51,7 @@ static void on_subscribe(struct session *s, struct client_message *m)
     m->subscribe.id = m->id;
     switch (session_subscribe(s, &m->subscribe, &ec)) {
     case ERR_OK:
+        audit_foreign(s->worker, s->conn, s->who, m->subscribe.user_id, false);
         break;
     case ERR_FORBIDDEN:
         send_error(s, "FORBIDDEN", ec.message, m);
@@ -223,6 +226,8 @@ void serve_ws(struct call *c)
         return;
     }
     session_start(s, conn);
+    if (denied)
+        audit_auth_failed(c->worker, conn, "/ws");
     if (denied)
         net_stream_close(conn, WS_CODE_AUTH,
             strcmp(ec.message, "token expired") == 0 ? STR("token expired") : STR("invalid token"), false);

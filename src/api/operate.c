@@ -25,6 +25,11 @@ void serve_health(struct call *c)
     }
     if (!kalamdb_workers_caged(s->db))
         buf_str(b, STR(",\"workerCage\":\"off\""));
+    if (s->audit != NULL) { /* whoever notes this elsewhere sees when records are cut off the end */
+        struct audit_head head;
+        audit_head(s->audit, &head);
+        buf_printf(b, ",\"audit\":{\"n\":%llu,\"hash\":\"%s\"}", (unsigned long long)head.n, head.hash);
+    }
     buf_u8(b, '}');
     answer_json(c, 200);
 }
@@ -92,6 +97,7 @@ void serve_consolidate(struct call *c)
         answer_error(c, ERR_INVALID_REQUEST, "%s", why);
         return;
     }
+    c->audit.user = user;
     c->task.run = consolidated;
     call_submit_begin(c);
     kalamdb_consolidate(c->worker->server->db, kstr(user), call_done, c);

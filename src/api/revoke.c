@@ -1,5 +1,6 @@
 /* Tokens that end before their time: /api/v1/admin/tokens/revoke, key files that change, and what both do,
  * as erasures do, to those who are connected. */
+#include "api/audited.h"
 #include "api/json_in.h"
 #include "api/ndjson.h"
 #include "api/session.h"
@@ -57,6 +58,7 @@ static void refresh(struct server *s, bool force)
     if (!changed)
         return;
     log_event(LOG_INFO, "jwt_keys_changed", "i:keys", (long long)auth_key_count(s->auth), NULL);
+    audit_keys_changed(s);
     server_end_void(s);
 }
 
@@ -207,6 +209,8 @@ static void revoke(struct call *c)
         .id = kstr(b.user.ptr != NULL ? b.user : b.jti),
         .expires_s = b.has_expires ? b.expires_s : now_s + USER_REVOCATION_S,
         .revoked_s = now_s};
+    c->audit.user = b.user;
+    c->audit.token = b.jti;
     c->task.run = revoked;
     call_submit_begin(c);
     kalamdb_revoke(c->worker->server->db, &r, revoke_done, c);

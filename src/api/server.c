@@ -1,5 +1,6 @@
 /* The server: configuration to loops, requests to routes, calls to the engine and back. */
 #include "api/server.h"
+#include "api/audited.h"
 #include "auth/receipt.h"
 #include "base/log.h"
 #include <signal.h>
@@ -26,6 +27,11 @@ bool call_submit_end(struct call *c)
     (void)c;
     submitting = NULL;
     return answered_at_once;
+}
+
+struct call *call_submitting(void)
+{
+    return submitting;
 }
 
 void call_done(void *arg, struct kalamdb_result *result, const struct kalamdb_error *error)
@@ -97,7 +103,7 @@ bool authenticate(struct call *c)
         answer_errctx(c, &ec);
         return false;
     }
-    return true;
+    return audit_gate(c);
 }
 
 /* Probes are open unless a metrics_token asks for one. */
@@ -139,6 +145,10 @@ static void route_call(struct call *c)
     case ROUTE_SWEEP:
         if (authenticate(c))
             serve_sweep(c);
+        break;
+    case ROUTE_AUDIT:
+        if (authenticate(c))
+            serve_audit(c);
         break;
     case ROUTE_REVOKE:
         if (authenticate(c))
@@ -419,8 +429,8 @@ static void warn_about_plain(const struct server *s)
             NULL);
 }
 
-enum err server_open(const struct config *cfg, struct kalamdb *db, struct auth *auth,
-    struct server **ret, struct errctx *ec)
+enum err server_open(
+    const struct config *cfg, struct kalamdb *db, struct auth *auth, struct server **ret, struct errctx *ec)
 {
     struct server *s = calloc(1, sizeof *s);
     if (s == NULL)
@@ -455,6 +465,8 @@ enum err server_open(const struct config *cfg, struct kalamdb *db, struct auth *
     enum err e = parse_origins(s, cfg->allowed_origins, ec);
     if (e == ERR_OK)
         e = net_open(&o, handler_of(s), &s->net, ec);
+    if (e == ERR_OK)
+        e = server_audit_open(s, ec);
     if (e != ERR_OK) {
         server_close(s);
         return e;
@@ -506,6 +518,7 @@ void server_close(struct server *s)
     server_follow_erasures(s, false);
     if (s->net != NULL && !net_close(s->net)) /* work never reported back and may still: leave what it uses */
         return;
+    server_audit_close(s);
     free(s->origins);
     free(s->origins_text);
     receipt_key_close(s->receipt_key);

@@ -4,6 +4,7 @@
 #define KALAMDB_API_SERVER_H
 
 #include "api/api.h"
+#include "audit/audit.h"
 #include "base/hist.h"
 #include "kalamdb_admin.h"
 #include "net/net.h"
@@ -23,6 +24,7 @@
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
     X(ROUTE_BACKUP, ALLOW_POST, "/api/v1/admin/backup")                                                      \
     X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
+    X(ROUTE_AUDIT, ALLOW_GET, "/api/v1/admin/audit")                                                         \
     X(ROUTE_REVOKE, ALLOW_GET | ALLOW_POST, "/api/v1/admin/tokens/revoke")                                   \
     X(ROUTE_USER, ALLOW_DELETE, "/api/v1/users/{id}")                                                        \
     X(ROUTE_MESSAGE_STREAM, ALLOW_POST, "/api/v1/messages/stream")                                           \
@@ -121,6 +123,7 @@ struct server {
     struct kalamdb *db;
     struct auth *auth;
     struct net *net;
+    struct audit *audit; /* NULL: none is kept */
     struct net_handler handler;
     struct str *origins; /* allowed; into origins_text */
     int norigins;
@@ -130,17 +133,14 @@ struct server {
     uint64_t started_us;
     pthread_mutex_t receipt_lock;
     struct receipt_key *receipt_key; /* made when the first receipt is signed */
-<<<<<<< HEAD
     void (*reloaded)(void *arg);     /* a certificate was; may be NULL */
     void *reloaded_arg;
-=======
     struct {
         pthread_t thread;
         pthread_mutex_t lock;
         pthread_cond_t wake;
         bool running, force, stop; /* the last two: lock */
     } watch;                       /* of the files of keys: revoke.c */
->>>>>>> 94e9c80 (tokens: revoked by jti or by user, at once and for good; keys taken away end what was signed with them)
     bool has_metrics_token;
     uint8_t metrics_token_sha256[32];
 };
@@ -151,6 +151,13 @@ struct erased_user {
     size_t len;
     char id[];
 };
+
+/* Another user's rows, or members, that a statement names: audited.h. */
+struct access_note {
+    struct str user, conversation;
+    bool write, members;
+};
+#define ACCESS_NOTES_MAX 8
 
 /* One request under way; in its arena, as req->user. */
 struct call {
@@ -170,6 +177,18 @@ struct call {
     bool failed, abandoned;          /* abandoned: the client left */
     void (*aborted)(struct call *c); /* told so, or that the time to shut down is up; may be NULL */
     void *owner;                     /* whoever set that */
+    struct {
+        struct str user, conversation, token, target; /* whom it is about, as far as its route has said */
+        struct access_note notes[ACCESS_NOTES_MAX];
+        int nnotes;
+        bool notes_lost;
+        bool wait, ok;        /* the answer waits for the log; did that work */
+        struct net_task task; /* posted by the log's thread */
+        int status;           /* of the answer that waits, as the next two */
+        struct str content_type;
+        struct buf head;
+        uint64_t after;
+    } audit;
 };
 
 static inline void counter_add(_Atomic uint64_t *c, int64_t by)
@@ -260,6 +279,8 @@ void serve_ws(struct call *c);
 void serve_events(struct call *c);
 /* kalamdb_done for calls: hands the outcome to the loop; `c->task.run` continues there. */
 void call_done(void *arg, struct kalamdb_result *result, const struct kalamdb_error *error);
+/* The call that is at the engine on this thread; NULL: none. */
+struct call *call_submitting(void);
 /* Marks, for call_done, that the engine was called from this thread for c and may answer before it returns.
  */
 void call_submit_begin(struct call *c);

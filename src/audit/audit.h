@@ -51,7 +51,7 @@ struct audit_config {
 /* IO; CORRUPT: the newest file does not end in a chain that can be gone on with (its last whole line is not
  * what its hash says). */
 enum err audit_open(const struct audit_config *cfg, struct audit **ret, struct errctx *ec) CHECKED;
-/* Writes what waits, then the event "stop". NULL allowed. */
+/* Ends the minute of what is being counted, and writes what waits. NULL allowed. */
 void audit_close(struct audit *a);
 
 /* Each takes NULL: no log is kept. */
@@ -59,6 +59,8 @@ void audit_add(struct audit *a, const struct audit_record *r);
 /* The same, for what may come often: the first of its kind (all members but detail alike) is recorded as it
  * comes; those that follow within the minute are counted, and one record with "count" follows at its end. */
 void audit_add_folded(struct audit *a, const struct audit_record *r);
+/* Ends the minute of what is being counted now: its summaries come before what is added next. */
+void audit_fold_now(struct audit *a);
 /* Calls fn once when everything added before is on disk (ok), or could not be written; from the log's thread.
  * At once, with ok, when there is no log. */
 void audit_when_durable(struct audit *a, void (*fn)(void *arg, bool ok), void *arg);

@@ -168,6 +168,15 @@ static void add_summary(void *arg, const struct audit_record *r, uint64_t count)
     add(arg, r, count);
 }
 
+void audit_fold_now(struct audit *a)
+{
+    if (a == NULL)
+        return;
+    pthread_mutex_lock(&a->lock);
+    fold_end(&a->fold, os_monotonic_us(a->os), true, add_summary, a);
+    pthread_mutex_unlock(&a->lock);
+}
+
 void audit_when_durable(struct audit *a, void (*fn)(void *arg, bool ok), void *arg)
 {
     struct waiter *w = a != NULL ? malloc(sizeof *w) : NULL;

@@ -12,6 +12,7 @@ enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 int cli_serve(int argc, char **argv, char **envp);
 int cli_token(int argc, char **argv, char **envp);
+int cli_audit(int argc, char **argv, char **envp);
 int cli_verify_receipt(int argc, char **argv);
 int cli_backup(int argc, char **argv, char **envp);
 int cli_restore(int argc, char **argv, char **envp);

@@ -22,6 +22,8 @@ static const char usage[] =
     "                                             bring such a tar back, under the same id or another\n"
     "  kalamdb verify-receipt FILE [--data DIR | --key KEY]\n"
     "                                             check the receipt of an erasure\n"
+    "  kalamdb audit verify [DIR] [--head HASH] [settings]\n"
+    "                                             check the chain of the audit log\n"
     "  kalamdb config [settings]                  print the effective configuration, secrets masked\n"
     "  kalamdb settings                           list every setting with its default (Markdown)\n"
     "  kalamdb version\n"
@@ -147,6 +149,8 @@ int main(int argc, char **argv, char **envp)
         return cli_import(argc, argv, envp);
     if (str_eq(verb, STR("verify-receipt")))
         return cli_verify_receipt(argc, argv);
+    if (str_eq(verb, STR("audit")))
+        return cli_audit(argc, argv, envp);
     if (str_eq(verb, STR("config")))
         return print_config(argc, argv, envp);
     if (str_eq(verb, STR("settings")))

@@ -1,3 +1,4 @@
+#include "base/json.h"
 #include "config/settings.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -339,6 +340,31 @@ void config_print(const struct config *c, struct buf *b)
         }
         buf_u8(b, '\n');
     }
+}
+
+void config_changed_json(const struct config *c, struct buf *b)
+{
+    struct config *m = (struct config *)(uintptr_t)c; /* as above */
+    const char *comma = "";
+    buf_u8(b, '{');
+    for (size_t i = 0; i < settings_count; i++) {
+        const struct setting *s = &settings[i];
+        bool number = s->kind == SETTING_INT, truth = s->kind == SETTING_BOOL;
+        const char *text = number || truth ? NULL : *text_field(m, s);
+        if (number  ? *int_field(m, s) == s->default_int
+            : truth ? *bool_field(m, s) == (s->default_int != 0)
+                    : text == NULL || (s->default_text != NULL && strcmp(text, s->default_text) == 0))
+            continue;
+        buf_printf(b, "%s\"%s\":", comma, s->name);
+        comma = ",";
+        if (number)
+            json_i64(b, *int_field(m, s));
+        else if (truth)
+            buf_str(b, *bool_field(m, s) ? STR("true") : STR("false"));
+        else
+            json_str(b, s->kind == SETTING_SECRET ? STR("********") : str_c(text));
+    }
+    buf_u8(b, '}');
 }
 
 void config_help(struct buf *b)

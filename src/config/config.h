@@ -61,6 +61,8 @@
     X(INT, ping_interval_ms, 30000, 100, 3600000, "server pings")                                            \
     X(INT, idle_timeout_ms, 120000, 200, 86400000, "a connection without a sign of life is closed")          \
     X(INT, header_timeout_ms, 10000, 100, 600000, "time for a request to arrive whole")                      \
+    X(CHOICE, audit_log, "on", 0, 0,                                                                         \
+        "who did what to whom, in .kalamdb/audit of the data directory [on|off]")                            \
     X(INT, shutdown_timeout_ms, 25000, 100, 600000, "SIGTERM: time to finish what is in flight")             \
     X(LIST, allowed_origins, NULL, 0, 0, "Origins allowed on /ws and by CORS, comma-separated; * for any")   \
     X(SECRET, metrics_token, NULL, 0, 0, "bearer token asked for on health, probes and metrics")             \
@@ -113,6 +115,8 @@ enum err config_load(struct config *c, int argc, char **argv, char **envp, int *
 void config_release(struct config *c);
 /* YAML, secrets masked. */
 void config_print(const struct config *c, struct buf *b);
+/* Those that are not what they are by default, as a JSON object; secrets masked. */
+void config_changed_json(const struct config *c, struct buf *b);
 /* The settings as a Markdown table and as flag help. */
 void config_help(struct buf *b);
 

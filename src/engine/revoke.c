@@ -106,10 +106,16 @@ static void tell(const struct kalamdb_query *q, struct str owner, bool write, co
     if (str_eq(owner, q->caller.user_id) && !members)
         return;
     struct str conversation = write ? conversation_named(q->stmt) : STR_NULL;
-    q->db->access(q->db->access_arg, &(struct kalamdb_access){.user_id = {owner.ptr, owner.len},
-                                         .conversation_id = {conversation.ptr, conversation.len},
-                                         .write = write,
-                                         .members = members});
+    q->db->access(
+        q->db->access_arg, &(struct kalamdb_access){.caller = {{q->caller.user_id.ptr, q->caller.user_id.len},
+                                                        q->caller.role == ROLE_ADMIN     ? KALAMDB_ADMIN
+                                                        : q->caller.role == ROLE_SERVICE ? KALAMDB_SERVICE
+                                                                                         : KALAMDB_USER,
+                                                        q->caller.issued_s},
+                               .user_id = {owner.ptr, owner.len},
+                               .conversation_id = {conversation.ptr, conversation.len},
+                               .write = write,
+                               .members = members});
 }
 
 void query_tell_access(const struct kalamdb_query *q)

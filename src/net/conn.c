@@ -476,3 +476,13 @@ void conn_accept(struct net_loop *loop, bool tls)
     c->last_input_ms = c->last_progress_ms = uv_now(&loop->uv);
     begin(c, tls, before >= max);
 }
+
+void net_address(const struct net_conn *c, char ret[NET_ADDRESS_BYTES])
+{
+    struct sockaddr_storage a;
+    int n = sizeof a;
+    ret[0] = '\0';
+    if (c == NULL || uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&a, &n) != 0 ||
+        uv_ip_name((const struct sockaddr *)&a, ret, NET_ADDRESS_BYTES) != 0)
+        ret[0] = '\0';
+}

@@ -173,6 +173,9 @@ void net_stream_ping(struct net_conn *c); /* RFC 6455 ping; nothing on chunked s
 /* Ends the stream: a close frame with the code after what waits (with `drop`: instead of what has not begun
  * to be sent), or the last chunk. `closed` is called before this returns. */
 void net_stream_close(struct net_conn *c, int ws_code, struct str reason, bool drop);
+/* The other end's IP address as text; "" when there is none any more (c NULL: likewise). */
+#define NET_ADDRESS_BYTES 46
+void net_address(const struct net_conn *c, char ret[NET_ADDRESS_BYTES]);
 size_t net_stream_pending(const struct net_conn *c);
 /* Has the socket taken nothing since this time, with something waiting? 0: no. */
 uint64_t net_stream_stalled_since(struct net_conn *c);
