@@ -124,6 +124,17 @@ static void process_families(struct buf *b, const struct server *s)
     gauge(b, "process_start_time_seconds", "Start, seconds since 1970.", (double)s->started_s);
 }
 
+static void audit_metrics(struct buf *b, const struct server *s)
+{
+    struct audit_head head;
+    if (s->audit == NULL)
+        return;
+    audit_head(s->audit, &head);
+    gauge(b, "kalamdb_audit_head", "Number of the last record of the audit log on disk.", (double)head.n);
+    gauge(b, "kalamdb_audit_writable", "1 while the audit log can be written.", audit_writable(s->audit));
+    counter(b, "kalamdb_audit_lost", "Records of the audit log that had no room.", (double)head.lost);
+}
+
 static void tls_metrics(struct buf *b, const struct server *s, const struct net_stats *n)
 {
     uint8_t pin[32];
@@ -188,6 +199,7 @@ void serve_metrics(struct call *c)
     net_families(b, s, t);
     free(t);
     process_families(b, s);
+    audit_metrics(b, s);
     struct writer w = {.b = b};
     kalamdb_metrics(s->db, engine_sample, &w);
     buf_str(b, STR("# EOF\n"));

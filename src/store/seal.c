@@ -37,6 +37,8 @@ bool key_sealed(struct str key)
     case CATALOG_BACKFILLS:
     case CATALOG_FEED_TAG:
     case CATALOG_VAULT:
+    case CATALOG_REVOKED_TOKENS:
+    case CATALOG_REVOKED_USERS:
         return false;
     }
     return false;
