@@ -145,7 +145,10 @@ void answer_http_failure(struct call *c, int status, const char *why)
         code = STR("TIMEOUT");
     else if (status == HTTP_BODY_TOO_LARGE || status == HTTP_HEAD_TOO_LARGE || status == HTTP_URI_TOO_LONG)
         code = STR("TOO_LARGE");
-    else if (status == HTTP_OVERLOADED) {
+    else if (status == HTTP_TOO_MANY) {
+        code = STR("RATE_LIMITED");
+        headers = STR("Retry-After: 1\r\n");
+    } else if (status == HTTP_OVERLOADED) {
         code = STR("UNAVAILABLE");
         headers = STR("Retry-After: 1\r\n");
     }

@@ -44,9 +44,9 @@ static bool identify_reader(struct call *c, const struct refs *refs)
     enum err e = identify_ticket(c->worker, ticket, refs->raw, &c->who, &ec);
     if (e == ERR_UNAUTHENTICATED && refs->decoded.ptr != NULL && strstr(ec.message, "expired") == NULL)
         e = identify_ticket(c->worker, ticket, refs->decoded, &c->who, &ec);
-    if (e != ERR_OK)
+    if (e != ERR_OK && (e != ERR_UNAUTHENTICATED || !limited_failure(c)))
         answer_errctx(c, &ec);
-    return e == ERR_OK;
+    return e == ERR_OK && !limited_user(c);
 }
 
 /* What is not there and what is not one's own are answered alike. */

@@ -91,6 +91,11 @@ void serve_events(struct call *c)
         answer_error(c, ERR_INTERNAL, "internal error");
         return;
     }
+    if (!session_enter(s)) {
+        session_discard(s);
+        answer_error(c, ERR_RATE_LIMITED, "too many connections of this user");
+        return;
+    }
     if (session_subscribe(s, &r, &ec) != ERR_OK) {
         session_discard(s);
         answer_errctx(c, &ec);

@@ -30,6 +30,8 @@ static void on_auth(struct session *s, const struct client_message *m)
     if (m->token.ptr == NULL || identify(s->worker, m->token, &who, &ec) != ERR_OK) {
         audit_auth_failed(s->worker, s->conn, "/ws");
         bool expired = strcmp(ec.message, "token expired") == 0;
+        if (session_limited_failure(s, net_stream_address(s->conn)))
+            return;
         net_stream_close(s->conn, WS_CODE_AUTH, expired ? STR("token expired") : STR("invalid token"), false);
         return;
     }
@@ -42,7 +44,10 @@ static void on_auth(struct session *s, const struct client_message *m)
     }
     principal_unref(s->who);
     s->who = who;
-    session_set_timer(s);
+    if (!session_enter(s))
+        net_stream_close(s->conn, WS_CODE_LIMITED, STR("too many connections of this user"), false);
+    else
+        session_set_timer(s);
 }
 
 static void on_subscribe(struct session *s, struct client_message *m)
@@ -123,12 +128,17 @@ void session_text(struct session *s, struct str text)
     struct client_message m = {0};
     struct arena *arena = &s->worker->scratch;
     arena_clear(arena);
+    enum session_pace pace = session_pace(s);
+    if (pace == PACE_CLOSED)
+        return;
     const char *why = client_message_read(text, arena, &m);
     if (s->who == NULL && (why != NULL || !str_eq(m.type, STR("auth")))) {
         net_stream_close(s->conn, WS_CODE_AUTH, STR("the first message must be auth"), false);
         return;
     }
-    if (why != NULL)
+    if (pace == PACE_TOO_FAST)
+        send_error(s, "RATE_LIMITED", "too many messages", &m);
+    else if (why != NULL)
         send_error(s, "INVALID_MESSAGE", why, &m);
     else if (str_eq(m.type, STR("auth")))
         on_auth(s, &m);
@@ -226,6 +236,10 @@ void serve_ws(struct call *c)
         return;
     }
     session_start(s, conn);
+    if (denied && session_limited_failure(s, net_stream_address(conn)))
+        return;
+    if (!denied && !session_enter(s))
+        net_stream_close(conn, WS_CODE_LIMITED, STR("too many connections of this user"), false);
     if (denied)
         audit_auth_failed(c->worker, conn, "/ws");
     if (denied)

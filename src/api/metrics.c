@@ -42,7 +42,7 @@ struct totals {
     uint64_t by_status[ROUTE_COUNT][STATUS_COUNT];
     uint64_t buckets[ROUTE_COUNT][HIST_BUCKETS];
     uint64_t sum_us[ROUTE_COUNT];
-    uint64_t messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
+    uint64_t messages_in, messages_out, slow_closed, limited, tokens_cached, tokens_verified;
 };
 
 static void add_worker(void *arg, void *loop_user)
@@ -59,6 +59,7 @@ static void add_worker(void *arg, void *loop_user)
     t->messages_in += load(&w->messages_in);
     t->messages_out += load(&w->messages_out);
     t->slow_closed += load(&w->slow_closed);
+    t->limited += load(&w->limited);
     t->tokens_cached += load(&w->tokens_cached);
     t->tokens_verified += load(&w->tokens_verified);
 }
@@ -160,11 +161,14 @@ static void net_families(struct buf *b, const struct server *s, const struct tot
     counter(b, "kalamdb_connections_accepted", "Connections accepted.", (double)n.accepted_total);
     if (net_tls_port(s->net) != 0)
         tls_metrics(b, s, &n);
-    counter(b, "kalamdb_connections_refused", "Connections over max_connections.", (double)n.refused_total);
+    counter(b, "kalamdb_connections_refused",
+        "Connections over max_connections or max_connections_per_address.", (double)n.refused_total);
     counter(b, "kalamdb_network_received_bytes", "Bytes read from sockets.", (double)n.bytes_in_total);
     counter(b, "kalamdb_network_sent_bytes", "Bytes written to sockets.", (double)n.bytes_out_total);
     counter(b, "kalamdb_live_messages_received", "Messages from WebSocket clients.", (double)t->messages_in);
     counter(b, "kalamdb_live_messages_sent", "Messages to live clients.", (double)t->messages_out);
+    counter(
+        b, "kalamdb_rate_limited", "Requests, messages and sockets refused by a limit.", (double)t->limited);
     counter(b, "kalamdb_live_slow_closed", "Streams closed because their reader was too slow.",
         (double)t->slow_closed);
     counter(b, "kalamdb_tokens_verified", "Tokens verified in full.", (double)t->tokens_verified);

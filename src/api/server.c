@@ -100,10 +100,11 @@ bool authenticate(struct call *c)
         return false;
     }
     if (identify(c->worker, token, &c->who, &ec) != ERR_OK) {
-        answer_errctx(c, &ec);
+        if (ec.code != ERR_UNAUTHENTICATED || !limited_failure(c))
+            answer_errctx(c, &ec);
         return false;
     }
-    return audit_gate(c);
+    return !limited_user(c) && audit_gate(c);
 }
 
 /* Probes are open unless a metrics_token asks for one. */
@@ -227,7 +228,7 @@ static void on_head(void *arg, struct net_request *req)
     c->query_string = query;
     c->route = route;
     req->started_us = uv_hrtime() / 1000;
-    if (!authenticate(c))
+    if (limited_address(c) || !authenticate(c))
         return;
     if (route == ROUTE_IMPORT)
         serve_import(c);
@@ -247,6 +248,8 @@ static void on_request(void *arg, struct net_request *req)
         return;
     }
     c->route = route_of(c->path);
+    if (limited_address(c))
+        return;
     if (req->in.method == HTTP_M_OPTIONS)
         preflight(c);
     else if (c->route != ROUTE_NONE && !route_allows(c->route, (enum http_method)req->in.method))
@@ -450,7 +453,8 @@ enum err server_open(
     struct net_options o = {.listen = str_c(cfg->listen),
         .loops = (int)cfg->loops,
         .max_body_bytes = (size_t)cfg->max_body_bytes,
-        .max_connections = (size_t)cfg->max_connections,
+        .max_connections = limits_connections(cfg),
+        .max_connections_per_address = (uint32_t)cfg->max_connections_per_address,
         .max_frame_bytes = (size_t)cfg->max_frame_bytes,
         .max_socket_buffer_bytes = (size_t)cfg->max_socket_buffer_bytes,
         .header_timeout_ms = (int)cfg->header_timeout_ms,
@@ -463,6 +467,8 @@ enum err server_open(
         .tls_check_ms = (int)cfg->tls_check_ms,
         .hsts_max_age_s = (int)cfg->hsts_max_age_s};
     enum err e = parse_origins(s, cfg->allowed_origins, ec);
+    if (e == ERR_OK)
+        e = limits_open(s, ec);
     if (e == ERR_OK)
         e = net_open(&o, handler_of(s), &s->net, ec);
     if (e == ERR_OK)
@@ -519,6 +525,7 @@ void server_close(struct server *s)
     if (s->net != NULL && !net_close(s->net)) /* work never reported back and may still: leave what it uses */
         return;
     server_audit_close(s);
+    limits_close(s);
     free(s->origins);
     free(s->origins_text);
     receipt_key_close(s->receipt_key);

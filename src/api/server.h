@@ -115,7 +115,12 @@ struct worker {
     _Atomic bool erased_posted;
     uint64_t ids_base, ids_next; /* subscription ids */
     struct route_counters routes[ROUTE_COUNT];
-    _Atomic uint64_t messages_in, messages_out, slow_closed, tokens_cached, tokens_verified;
+    _Atomic uint64_t messages_in, messages_out, slow_closed, limited, tokens_cached, tokens_verified;
+};
+
+struct limits { /* NULL: none */
+    struct limit_rate *user, *address, *failures;
+    struct limit_count *sockets;
 };
 
 struct server {
@@ -133,7 +138,8 @@ struct server {
     uint64_t started_us;
     pthread_mutex_t receipt_lock;
     struct receipt_key *receipt_key; /* made when the first receipt is signed */
-    void (*reloaded)(void *arg);     /* a certificate was; may be NULL */
+    struct limits limits;
+    void (*reloaded)(void *arg); /* a certificate was; may be NULL */
     void *reloaded_arg;
     struct {
         pthread_t thread;
@@ -239,6 +245,17 @@ int status_of_index(int i);
 void count_answer(struct call *c, int status);
 /* Lets go of what a call holds when it turns into a stream. */
 void call_release(struct call *c);
+
+/* ---- limits (limits.c)
+ * ------------------------------------------------------------------------------------------ */
+
+enum err limits_open(struct server *s, struct errctx *ec) CHECKED;
+void limits_close(struct server *s);
+size_t limits_connections(const struct config *c); /* after the limit of open files was raised */
+/* True: it is over the limit and was answered with 429. */
+bool limited_address(struct call *c);
+bool limited_user(struct call *c);
+bool limited_failure(struct call *c); /* instead of a 401 */
 
 /* ---- routes' code
  * ------------------------------------------------------------------------------------------------- */

@@ -81,6 +81,7 @@ void session_discard(struct session *s)
             s->next->pprev = s->pprev;
         s->pprev = NULL;
     }
+    session_leave(s);
     principal_unref(s->who);
     s->who = NULL;
     s->conn = NULL;

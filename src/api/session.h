@@ -10,7 +10,7 @@
 
 #include "api/server.h"
 
-enum { WS_CODE_AUTH = 4401, WS_CODE_SLOW = 4408 };
+enum { WS_CODE_AUTH = 4401, WS_CODE_SLOW = 4408, WS_CODE_LIMITED = 4429 };
 
 struct session;
 
@@ -39,7 +39,8 @@ struct session {
     struct session_signals *signals;   /* NULL: there was none yet */
     struct session_producer *producer; /* NULL: nothing was streamed yet */
     bool events;                       /* Server-Sent Events; else WebSocket */
-    bool task_posted, pumping;
+    bool task_posted, pumping, counted;
+    uint8_t offences; /* messages over the rate, in a row */
 };
 
 struct subscribe_request {
@@ -72,6 +73,15 @@ bool session_signal_is_new(struct session *s, uint64_t seq);
 /* A whole message that is no event (pong, error …). */
 void session_send(struct session *s, struct str json);
 void session_set_timer(struct session *s);
+
+/* limits.c. A message came: is it within the rates? PACE_CLOSED: no, and once too often. */
+enum session_pace { PACE_FINE, PACE_TOO_FAST, PACE_CLOSED };
+enum session_pace session_pace(struct session *s);
+/* A bad token came. True: once too often from this address, the session was closed. */
+bool session_limited_failure(struct session *s, const uint8_t *address);
+/* Among the connections of its user. False: there are as many as may be. */
+bool session_enter(struct session *s);
+void session_leave(struct session *s);
 
 /* messages.c: a text message from a WebSocket client. */
 void session_text(struct session *s, struct str text);

@@ -50,7 +50,19 @@
         "all media that a user has uploaded and that is still there; 0: any")                                \
     X(INT, max_changed_rows, 1000000, 1, 100000000, "rows one UPDATE or DELETE may change")                  \
     X(INT, max_group_members, 1000, 2, 100000, "members of one group")                                       \
-    X(INT, max_connections, 18000, 1, 10000000, "open connections")                                          \
+    X(INT, max_connections, 0, 0, 10000000,                                                                  \
+        "open connections; 0: as the limit of open files allows, about nine tenths of it")                   \
+    X(INT, max_connections_per_address, 0, 0, 10000000,                                                      \
+        "open connections of one address, or IPv6 /64; 0: any")                                              \
+    X(INT, max_connections_per_user, 0, 0, 10000000, "open sockets and event streams of one user; 0: any")   \
+    X(INT, rate_limit_per_user, 0, 0, 1000000,                                                               \
+        "requests and socket messages of one user per second; 0: any")                                       \
+    X(INT, rate_limit_per_user_burst, 0, 0, 1000000, "so many at once; 0: twice the rate")                   \
+    X(INT, rate_limit_per_address, 0, 0, 1000000,                                                            \
+        "requests and socket messages of one address, or IPv6 /64, per second; 0: any")                      \
+    X(INT, rate_limit_per_address_burst, 0, 0, 1000000, "so many at once; 0: twice the rate")                \
+    X(INT, auth_failures_per_address, 0, 0, 1000000,                                                         \
+        "bad tokens of one address per minute, then 429 instead of 401; 0: any")                             \
     X(INT, max_subscriptions, 100, 1, 1000000, "subscriptions of one connection")                            \
     X(INT, signals_per_second, 10, 0, 1000000,                                                               \
         "signals one connection may send, with bursts of twice as many")                                     \

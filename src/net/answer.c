@@ -6,6 +6,11 @@
 
 #define COPY_BYTES_MAX 16384
 
+const uint8_t *net_request_address(const struct net_request *r)
+{
+    return r->conn != NULL ? r->conn->address : NULL;
+}
+
 bool net_request_secure(const struct net_request *r)
 {
     return r->conn != NULL && r->conn->tls != NULL;

@@ -30,6 +30,8 @@ static void on_closed(uv_handle_t *h)
         loop->conns = c->next;
     if (c->next != NULL)
         c->next->prev = c->prev;
+    if (c->counted)
+        limit_count_leave(loop->net->per_address, c->address);
     free(c);
     count_add(&loop->nconns, -1);
     atomic_fetch_sub_explicit(&loop->net->connections, 1, memory_order_relaxed);
@@ -429,22 +431,40 @@ static void accept_later(struct net_loop *loop, bool tls)
     loop->timer_on = true;
 }
 
+/* NULL: fine. */
+static const char *refusal(struct net_conn *c, size_t before, enum http_failure *ret)
+{
+    const struct net *n = loop_of(c)->net;
+    struct sockaddr_storage peer = {.ss_family = AF_UNSPEC};
+    int len = sizeof peer;
+    *ret = HTTP_OVERLOADED;
+    if (before >= n->options.max_connections)
+        return "too many connections";
+    (void)uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&peer, &len); /* fails: it is gone already */
+    limit_address_key((struct sockaddr *)&peer, c->address);
+    if (n->per_address == NULL)
+        return NULL;
+    *ret = HTTP_TOO_MANY;
+    c->counted = limit_count_enter(n->per_address, c->address);
+    return c->counted ? NULL : "too many connections from this address";
+}
+
 /* The connection may speak, or is told why not. */
-static void begin(struct net_conn *c, bool tls, bool refused)
+static void begin(struct net_conn *c, bool tls, const char *refused, enum http_failure failure)
 {
     struct net_loop *loop = loop_of(c);
     const struct net_options *o = &loop->net->options;
     c->state = CONN_HTTP;
-    if (tls && (refused || !secure_begin(c))) { /* an answer would cost a handshake */
+    if (tls && (refused != NULL || !secure_begin(c))) { /* an answer would cost a handshake */
         count_add(&loop->refused, 1);
         conn_close(c);
         return;
     }
     conn_set_reading(c, true);
     conn_arm(c, c->last_input_ms + (uint64_t)(tls ? o->tls_handshake_timeout_ms : o->idle_timeout_ms));
-    if (refused) {
+    if (refused != NULL) {
         count_add(&loop->refused, 1);
-        http_conn_refuse(c, HTTP_OVERLOADED, "too many connections");
+        http_conn_refuse(c, failure, refused);
         conn_flush_dirty(loop);
     }
 }
@@ -474,7 +494,9 @@ void conn_accept(struct net_loop *loop, bool tls)
     (void)uv_tcp_nodelay(&c->tcp, 1);
     count_add(&loop->accepted, 1);
     c->last_input_ms = c->last_progress_ms = uv_now(&loop->uv);
-    begin(c, tls, before >= max);
+    enum http_failure failure;
+    const char *refused = refusal(c, before, &failure);
+    begin(c, tls, refused, failure);
 }
 
 void net_address(const struct net_conn *c, char ret[NET_ADDRESS_BYTES])

@@ -51,6 +51,8 @@ struct net_conn {
     struct wheel_entry timer;
     struct net_conn *prev, *next; /* of the loop */
     struct net_conn *dirty_next;
+    uint8_t address[LIMIT_KEY_BYTES];
+    bool counted; /* at its address */
     struct out out;
     struct tls *tls;                              /* NULL: plain */
     struct buf sealed;                            /* TLS: ciphertext that `write` is sending */
@@ -128,6 +130,7 @@ struct net {
     int nloops;
     int port, tls_port; /* tls_port 0: nothing speaks TLS; both the same: nothing speaks plain */
     char certificate_file[PATH_MAX], key_file[PATH_MAX], client_ca_file[PATH_MAX];
+    struct limit_count *per_address; /* NULL: no limit */
     uv_mutex_t tls_lock;
     struct tls_context *tls; /* the current one, under tls_lock */
     struct tls_watch *watch; /* of the first loop */

@@ -329,6 +329,7 @@ static void net_free(struct net *n)
             loop_release(&n->loops[i]);
     }
     secure_release(n);
+    limit_count_free(n->per_address);
     uv_mutex_destroy(&n->tls_lock);
     free(n->loops);
     free(n->sockets);
@@ -393,6 +394,11 @@ enum err net_open(
     if (o->tls_listen.len > 0)
         memcpy(n->tls_listen, o->tls_listen.ptr, o->tls_listen.len);
     enum err e = secure_open(n, ec);
+    if (o->max_connections_per_address > 0) {
+        n->per_address = limit_count_new(o->max_connections_per_address);
+        if (e == ERR_OK && n->per_address == NULL)
+            e = err_set(ec, ERR_NO_MEMORY, "out of memory");
+    }
     if (e == ERR_OK)
         e = open_loops(n, ec);
     if (e != ERR_OK) {

@@ -13,6 +13,7 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "net/http.h"
+#include "net/limit.h"
 #include "net/tls.h"
 #include "net/ws.h"
 
@@ -25,6 +26,7 @@ struct net_options {
     int loops;         /* 0: one per core */
     size_t max_body_bytes;
     size_t max_connections;
+    uint32_t max_connections_per_address; /* 0: as many as there are */
     size_t max_frame_bytes;
     size_t max_socket_buffer_bytes;
     int header_timeout_ms, idle_timeout_ms, shutdown_timeout_ms;
@@ -222,6 +224,9 @@ int net_tls_port(const struct net *n); /* 0: no TLS; net_port's: nothing is plai
 enum err net_tls_reload(struct net *n, struct errctx *ec) CHECKED;
 /* Any thread. False: no TLS. */
 bool net_tls_certificate(struct net *n, uint8_t ret_pin[32], int64_t *ret_expires_s);
+/* Whence it came, as limits count it; NULL: the client is gone. */
+const uint8_t *net_request_address(const struct net_request *req);
+const uint8_t *net_stream_address(const struct net_conn *c);
 bool net_request_secure(const struct net_request *req); /* did it come under TLS? */
 /* Serves until net_stop; with `signals`, SIGTERM and SIGINT stop it too, and SIGHUP is handler->reload. */
 enum err net_run(struct net *n, bool signals, struct errctx *ec) CHECKED;

@@ -359,6 +359,11 @@ void net_stream_set_timer(struct net_conn *c, uint64_t due_ms)
         conn_arm(c, due_ms);
 }
 
+const uint8_t *net_stream_address(const struct net_conn *c)
+{
+    return c->address;
+}
+
 struct net_loop *net_stream_loop(const struct net_conn *c)
 {
     return loop_of(c);
