@@ -32,7 +32,7 @@ static inline int64_t os_monotonic_us(const struct os *os)
     return os->monotonic_us(os->ctx);
 }
 
-/* mkdir -p with mode 0700. */
+/* mkdir -p with mode 0700; what it makes survives power loss. */
 enum err os_mkdirs(const char *path, struct errctx *ec) CHECKED;
 /* fsync of a folder, so that renames and creations in it survive power loss. */
 enum err os_fsync_dir(const struct os *os, const char *path, struct errctx *ec) CHECKED;

@@ -83,6 +83,38 @@ static enum err io_error(struct errctx *ec, const char *what, const char *path, 
     return err_internal(ec, ERR_IO, "%s %s: %s", what, path, strerror_r(errnum, text, sizeof text));
 }
 
+/* Makes the entry of a folder just made durable. A parent that may be written to and not be read is left to
+ * the file system: nothing can be synced by it. */
+static int sync_parent(const char *path)
+{
+    char *dir = strdup(path);
+    if (dir == NULL)
+        return ENOMEM;
+    char *slash = strrchr(dir, '/');
+    if (slash != NULL)
+        slash[slash == dir] = '\0';
+    int fd = open(slash == NULL ? "." : dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int failed = fd < 0 ? (errno == EACCES ? 0 : errno) : 0;
+    free(dir);
+    if (fd < 0)
+        return failed;
+    if (fsync(fd) != 0)
+        failed = errno;
+    close(fd);
+    return failed;
+}
+
+/* One that cannot be made durable goes again, so that the next attempt does not take it for settled. */
+static int make_dir(const char *path)
+{
+    if (mkdir(path, 0700) != 0)
+        return errno == EEXIST ? 0 : errno;
+    int failed = sync_parent(path);
+    if (failed != 0)
+        (void)rmdir(path);
+    return failed;
+}
+
 enum err os_mkdirs(const char *path, struct errctx *ec)
 {
     char *p = strdup(path);
@@ -93,8 +125,7 @@ enum err os_mkdirs(const char *path, struct errctx *ec)
         slash = strchr(slash, '/');
         if (slash != NULL)
             *slash = '\0';
-        if (mkdir(p, 0700) != 0 && errno != EEXIST)
-            failed = errno;
+        failed = make_dir(p);
         if (slash == NULL)
             break;
         *slash = '/';

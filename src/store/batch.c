@@ -167,9 +167,12 @@ static enum err run_worker(struct batch *b, struct store *s, struct str user_id,
 /* mkdir, and the entry in the data directory made durable. */
 static enum err make_folder(struct store *s, const char *folder, struct errctx *ec)
 {
-    if (mkdir(folder, 0700) == 0)
-        return os_fsync_dir(s->os, s->cfg.data_dir, ec);
-    return errno == EEXIST ? ERR_OK : err_internal(ec, ERR_IO, "mkdir %s: %s", folder, strerror(errno));
+    if (mkdir(folder, 0700) != 0)
+        return errno == EEXIST ? ERR_OK : err_internal(ec, ERR_IO, "mkdir %s: %s", folder, strerror(errno));
+    enum err err = os_fsync_dir(s->os, s->cfg.data_dir, ec);
+    if (err != ERR_OK)
+        (void)rmdir(folder); /* the next attempt is not to take it for settled */
+    return err;
 }
 
 /* The next free name of this second. No name is given twice by one process: a file that is being replaced

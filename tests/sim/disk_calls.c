@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -87,6 +88,29 @@ ssize_t pwritev(int fd, const struct iovec *v, int n, off_t at)
 ssize_t pwritev64(int fd, const struct iovec *v, int n, off64_t at)
 {
     return put_vector(fd, v, n, at);
+}
+
+/* Into a file of ours; what it reads from is not looked at. */
+ssize_t sendfile(int to, int from, off_t *at, size_t n)
+{
+    struct disk_node *node;
+    if (!disk_begin_fd(to, &node))
+        return syscall(SYS_sendfile, to, from, at, n);
+    ssize_t done = -1;
+    enum verdict v = disk_verdict_fd(DISK_WRITE, node, true);
+    if (v != FAIL) {
+        int64_t start = position(to);
+        done = syscall(SYS_sendfile, to, from, at, v == SHORT && n > 1 ? n / 2 : n);
+        if (done > 0)
+            disk_note_write(node, start, start + done);
+    }
+    disk_end();
+    return done;
+}
+
+ssize_t sendfile64(int to, int from, off64_t *at, size_t n)
+{
+    return sendfile(to, from, at, n);
 }
 
 static int truncate_fd(int fd, int64_t size)
