@@ -29,6 +29,19 @@ void kalamdb_sweep(struct kalamdb *db,
     void (*done)(void *arg, const struct kalamdb_sweep_counts *counts, const struct kalamdb_error *error),
     void *arg);
 
+/* Holds all that is stored against all else that says the same: checksums of the hot tier, of Parquet and of
+ * content files; heads, counters and indexes against rows; references against rows and files; members of groups
+ * against what they have. Changes nothing. One user, or everybody (ptr NULL). Blocks for as long as reading
+ * everything takes. `found` is told each damage, with whose it is (ptr NULL: nobody's) and the file or table.
+ * OK however much is found; NOT_FOUND: no such user. */
+struct kalamdb_verified {
+    uint64_t users, groups, messages, files, contents; /* looked at */
+    uint64_t findings;
+};
+kalamdb_code kalamdb_verify(struct kalamdb *db, struct kalamdb_str user_id,
+    void (*found)(void *arg, struct kalamdb_str user_id, const char *text), void *arg,
+    struct kalamdb_verified *ret, struct kalamdb_error *error);
+
 /* ---- content ---- */
 
 /* A file that a row names, for whoever holds such a row (a user: one of their own rows; a service or admin:

@@ -18,6 +18,7 @@ int cli_backup(int argc, char **argv, char **envp);
 int cli_restore(int argc, char **argv, char **envp);
 int cli_export(int argc, char **argv, char **envp);
 int cli_import(int argc, char **argv, char **envp);
+int cli_verify(int argc, char **argv, char **envp);
 
 /* Prints "kalamdb: message", detail and hint; returns `status`. */
 int cli_fail(const struct errctx *ec, int status);

@@ -20,6 +20,9 @@ static const char usage[] =
     "                                             one user's data as a tar, also while the server runs\n"
     "  kalamdb import --user ID FILE [--url URL --token TOKEN [--ca FILE]] [settings]\n"
     "                                             bring such a tar back, under the same id or another\n"
+    "  kalamdb verify [--user ID] [settings]      check every checksum, index and counter of a directory "
+    "that no\n"
+    "                                             server has open; exit status 1 when something is damaged\n"
     "  kalamdb verify-receipt FILE [--data DIR | --key KEY]\n"
     "                                             check the receipt of an erasure\n"
     "  kalamdb audit verify [DIR] [--head HASH] [settings]\n"
@@ -147,6 +150,8 @@ int main(int argc, char **argv, char **envp)
         return cli_export(argc, argv, envp);
     if (str_eq(verb, STR("import")))
         return cli_import(argc, argv, envp);
+    if (str_eq(verb, STR("verify")))
+        return cli_verify(argc, argv, envp);
     if (str_eq(verb, STR("verify-receipt")))
         return cli_verify_receipt(argc, argv);
     if (str_eq(verb, STR("audit")))

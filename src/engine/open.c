@@ -226,7 +226,8 @@ kalamdb_code kalamdb_open(
         free_all(db);
         return engine_error(error, &ec);
     }
-    engine_sweep_after_open(db);
+    if (!options->inspect)
+        engine_sweep_after_open(db);
     *ret = db;
     return KALAMDB_OK;
 }

@@ -141,6 +141,8 @@ static enum err make_directory(struct backup *b, struct errctx *ec)
         err = take_lock(b, ec);
     for (int i = 0; err == ERR_OK && i < 3; i++)
         err = make_folder(b, folders[i], ec);
+    if (err == ERR_OK) /* each time: an earlier backup may have ended between the two */
+        err = os_fsync_dir(b->store->os, b->dir, ec);
     if (err != ERR_IO)
         return err;
     /* The operator named a place where one cannot write: nothing of ours is broken. */
