@@ -33,6 +33,11 @@
 /* The private folder below the data directory; the cold half keeps its orphans there too. */
 #define PRIVATE_DIR ".kalamdb"
 
+/* Above every level there is: RocksDB's information log stays empty. It must: Debian's build has assertions,
+ * and the log's writer fails one when it is used again after a failed write. What matters comes back as an
+ * error. */
+#define LOG_LEVEL_NONE 5
+
 /* ---- head: one record per user, head.c ---------------------------------------------------------------- */
 
 struct head {

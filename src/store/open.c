@@ -28,11 +28,6 @@ enum err store_rocks_err(struct errctx *ec, char *message, const char *what)
     return e;
 }
 
-/* Above every level there is: RocksDB's information log stays empty. It must: Debian's build has assertions,
- * and the log's writer fails one when it is used again after a failed write. What matters comes back as an
- * error. */
-#define LOG_LEVEL_NONE 5
-
 /* ---- options ------------------------------------------------------------------------------------------ */
 
 static unsigned char expired(void *state, int level, const char *key, size_t key_len, const char *value,

@@ -119,6 +119,7 @@ static enum err tag_feeds(struct restore *r, struct errctx *ec)
     rocksdb_options_t *options = rocksdb_options_create();
     rocksdb_writeoptions_t *write = rocksdb_writeoptions_create();
     rocksdb_writeoptions_set_sync(write, 1);
+    rocksdb_options_set_info_log_level(options, LOG_LEVEL_NONE);
     rocksdb_options_set_prefix_extractor(
         options, rocksdb_slicetransform_create_fixed_prefix(KEY_PREFIX_BYTES));
     rocksdb_t *db = rocksdb_open(options, r->to.ptr, &message);

@@ -84,8 +84,8 @@ enum disk_loss {
     LOSS_BY_SEED, /* one of the three by seed, mostly mixed */
     LOSS_ALL,     /* nothing that was not synced survives */
     LOSS_NONE,    /* all that was written survives, as after SIGKILL */
-    LOSS_MIXED    /* names: those of the first operations, or some, by seed; files cut at any byte; changed
-                     sectors of 512 bytes old or new (beyond the old end: zeros or new) */
+    LOSS_MIXED    /* names: those of the first operations, of all or of each folder; files cut at any byte;
+                     changed    sectors of 512 bytes old or new (beyond the old end: zeros or new) */
 };
 struct disk_report {
     size_t files;      /* in the state that was made */

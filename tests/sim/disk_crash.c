@@ -33,16 +33,36 @@ static void drop(const char *what, const char *path)
 
 /* ---- names --------------------------------------------------------------------------------------------- */
 
-/* Mixed: half of the times the first so many, as a journal has it; else each by a coin, where nothing that it
- * builds upon was lost. */
+/* How far a folder got, by a journal of its own. */
+static bool in_prefix(const struct disk_node *dir, uint64_t seed, size_t nth, size_t of)
+{
+    uint64_t rng = seed ^ (dir->id * UINT64_C(0x9e3779b97f4a7c15));
+    return nth < next_random(&rng) % (of + 1);
+}
+
+/* Operations of a folder before this one, and all of them. */
+static size_t ops_of(const struct disk_node *dir, size_t before)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < before; i++)
+        n += M.ops[i].dir == dir || M.ops[i].dir2 == dir;
+    return n;
+}
+
+/* Mixed: half of the times the first so many, as one journal has it; else the first so many of each folder.
+ * Nothing survives what it builds upon. */
 static void settle_names(uint64_t *rng, enum disk_loss loss, struct disk_report *r)
 {
     bool journal = next_random(rng) % 2 == 0;
     size_t first = M.nops == 0 ? 0 : (size_t)(next_random(rng) % (M.nops + 1));
+    uint64_t seed = next_random(rng);
     for (size_t i = 0; i < M.nops; i++) {
         struct disk_op *op = &M.ops[i];
-        bool coin = next_random(rng) % 2 == 0;
-        op->marked = loss == LOSS_NONE || (loss == LOSS_MIXED && (journal ? i < first : coin));
+        bool stays = journal ? i < first
+                             : in_prefix(op->dir, seed, ops_of(op->dir, i), ops_of(op->dir, M.nops)) &&
+                                   (op->dir2 == NULL || in_prefix(op->dir2, seed, ops_of(op->dir2, i),
+                                                            ops_of(op->dir2, M.nops)));
+        op->marked = loss == LOSS_NONE || (loss == LOSS_MIXED && stays);
         for (size_t k = 0; k < i && op->marked; k++)
             op->marked = M.ops[k].marked || !disk_ops_meet(op, &M.ops[k]);
         if (op->marked)
