@@ -227,6 +227,14 @@ static void store_metrics(const struct sampler *s, struct store *store)
     gauge(s, "kalamdb_stored_bytes", "Bytes stored.", "tier=\"hot\"", (double)st.bytes_hot);
     gauge(s, "kalamdb_stored_bytes", "Bytes stored.", "tier=\"cold\"", (double)st.bytes_cold);
     gauge(s, "kalamdb_cold_files", "Parquet files.", "", (double)st.files_cold);
+    gauge(s, "kalamdb_cold_cache_bytes", "Parquet files kept in memory for workers.", "",
+        (double)st.cold_cache_bytes);
+    counter(s, "kalamdb_cold_cache_opens",
+        "Parquet files handed to workers: from memory, or opened and checked.", "from=\"memory\"",
+        st.cold_cache_hits);
+    counter(s, "kalamdb_cold_cache_opens",
+        "Parquet files handed to workers: from memory, or opened and checked.", "from=\"disk\"",
+        st.cold_cache_misses);
     gauge(s, "kalamdb_users", "Users known.", "", (double)st.users);
     gauge(s, "kalamdb_commit_queue_depth", "Writes waiting for the committer.", "", (double)st.queue_depth);
     counter(s, "kalamdb_consolidations", "Consolidations finished.", "", st.consolidations);

@@ -232,8 +232,8 @@ static enum err check_whole(const struct store *s, struct errctx *ec)
     return ERR_INVALID_REQUEST;
 }
 
-/* The folders' own names must survive power loss, or all that RocksDB syncs in there hangs on nothing. Done at
- * each open: a start that made them may have ended before it came to this. */
+/* The folders' own names must survive power loss, or all that RocksDB syncs in there hangs on nothing. Done
+ * at each open: a start that made them may have ended before it came to this. */
 static enum err save_folders(struct store *s, struct errctx *ec)
 {
     char *path;
@@ -380,6 +380,8 @@ void store_stats(struct store *s, struct store_stats *ret)
     pthread_rwlock_unlock(&s->db_lock);
     consolidator_counts(s->consolidator, &counts);
     bool writable = store_writable(s, &ec) == ERR_OK;
+    struct cold_cache_stats cache;
+    cold_cache_stats(s->cold_cache, &cache);
     *ret = (struct store_stats){
         .commits = atomic_load(&s->commits),
         .batches = atomic_load(&s->batches),
@@ -398,6 +400,9 @@ void store_stats(struct store *s, struct store_stats *ret)
         .reopens = atomic_load(&s->reopens),
         .free_bytes = atomic_load(&s->free_bytes),
         .writable = writable,
+        .cold_cache_bytes = cache.bytes,
+        .cold_cache_hits = cache.hits,
+        .cold_cache_misses = cache.misses,
     };
 }
 

@@ -318,6 +318,7 @@ struct store_stats {
         bytes_cold, files_cold, users, queue_depth, consolidations, consolidate_failures, reopens;
     int64_t free_bytes;
     bool writable;
+    uint64_t cold_cache_bytes, cold_cache_hits, cold_cache_misses; /* of Parquet files opened for workers */
 };
 void store_stats(struct store *s, struct store_stats *ret);
 /* Durable commit latency from submit to done, and fsync alone; µs. */

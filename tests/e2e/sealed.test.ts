@@ -52,7 +52,14 @@ test("no word of it on the disk, in a backup, or where exports and imports pass 
   assert.match(parquet(server, "alice"), /\.parquet\.enc$/);
   assert.deepEqual(showing(server.data), []);
   assert.deepEqual((await server.sql("alice", groups)).rows, truth);
-  assert.deepEqual((await server.sql("alice", groups)).rows, truth, "again, from memory");
+  const opens = async (from: string) => {
+    const metrics = await server.request("GET", "/metrics");
+    return Number(new RegExp(`^kalamdb_cold_cache_opens(?:_total)?{from="${from}"} (\\d+)`, "m").exec(metrics.body)![1]);
+  };
+  const [disk, memory] = [await opens("disk"), await opens("memory")];
+  assert.deepEqual((await server.sql("alice", groups)).rows, truth, "again");
+  assert.equal(await opens("disk"), disk);
+  assert.equal(await opens("memory"), memory + 1);
   // What is replaced is sealed anew; what is deleted is gone.
   await server.sql("alice", "DELETE FROM messages WHERE content = $1", [planted[0]]);
   const rest = (await server.sql("alice", groups)).rows;
