@@ -9,6 +9,7 @@
  *
  * While FAILED every op answers UNAVAILABLE; below the disk reserve so does every op but a barrier. */
 #include "store/committer.h"
+#include "store/wal_check.h"
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -175,6 +176,7 @@ static enum err sync_wal(struct committer *c, struct errctx *ec)
     enum err e = store_rocks_err(ec, message, "fsync");
     if (e == ERR_OK) {
         c->unsynced = false;
+        c->synced = rocksdb_get_latest_sequence_number(c->store->db);
         hist_add(&c->store->sync_hist, (uint64_t)(os_monotonic_us(c->store->os) - start));
     }
     return e;
@@ -198,6 +200,7 @@ static enum err write_group(struct committer *c, bool sync, struct errctx *ec)
         return sync && c->unsynced ? sync_wal(c, ec) : ERR_OK;
     /* Keys first: a value without its key would be lost, a key without values is only unused. */
     enum err e = vault_flush(s->vault, ec);
+    wal_attest(c->batch, c->synced);
     if (e == ERR_OK)
         e = overlay_emit(&t->overlay, c->batch, s->vault != NULL ? seal_value : NULL, c, ec);
     if (e != ERR_OK)
@@ -212,6 +215,7 @@ static enum err write_group(struct committer *c, bool sync, struct errctx *ec)
     if (sync) {
         hist_add(&s->sync_hist, (uint64_t)(os_monotonic_us(s->os) - start));
         c->unsynced = false; /* one log: what came before is covered */
+        c->synced = rocksdb_get_latest_sequence_number(s->db);
     } else if (!c->unsynced) {
         c->unsynced = true;
         c->unsynced_since_us = start;
@@ -384,6 +388,18 @@ static void end_window(struct committer *c)
         fail(c, &ec);
 }
 
+/* A log that was closed has no last group whose rot could be taken for a torn write. */
+static void attest_end(struct committer *c)
+{
+    char *message = NULL;
+    if (c->synced == 0 || c->unsynced || atomic_load(&c->store->failed))
+        return;
+    clear_group(c);
+    wal_attest(c->batch, c->synced);
+    rocksdb_write(c->store->db, c->write_sync, c->batch, &message);
+    rocksdb_free(message); /* all that counts is safe already */
+}
+
 static void *run(void *arg)
 {
     struct committer *c = arg;
@@ -407,6 +423,7 @@ static void *run(void *arg)
     }
     if (c->unsynced && sync_wal(c, &ec) == ERR_OK)
         publish(c);
+    attest_end(c);
     return NULL;
 }
 

@@ -229,7 +229,8 @@ struct committer {
     rocksdb_writebatch_t *batch;
     struct buf sealed; /* one value on its way into the batch */
     rocksdb_writeoptions_t *write_sync, *write_async;
-    bool unsynced; /* something is written but not yet fsynced */
+    bool unsynced;   /* something is written but not yet fsynced */
+    uint64_t synced; /* sequence number up to which the log is: wal_check.h; 0: not known */
     int64_t unsynced_since_us, recover_after_us;
     pthread_mutex_t listener_lock; /* held while the listener or consolidator_note is called */
     struct store_listener listener;

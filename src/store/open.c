@@ -9,6 +9,7 @@
 #include "store/committer.h"
 #include "store/erase_int.h"
 #include "store/orphans.h"
+#include "store/wal_check.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -116,6 +117,9 @@ static void make_options(struct store *s)
 enum err store_open_db(struct store *s, struct errctx *ec)
 {
     char *message = NULL;
+    enum err rotten = wal_check(s->hot_dir, ec);
+    if (rotten != ERR_OK)
+        return rotten;
     rocksdb_t *db = rocksdb_open(s->options, s->hot_dir, &message);
     if (message != NULL) {
         enum err e = strncmp(message, "Corruption", 10) == 0 ? ERR_CORRUPT : ERR_IO;

@@ -25,6 +25,7 @@ enum err committer_load(struct committer *c, struct errctx *ec)
     arena_clear(&t->arena);
     if (e != ERR_OK)
         return e;
+    c->synced = 0; /* until the next fsync */
     t->catalog_written = catalog;
     if (t->catalog.ids.last > catalog.ids.last) /* given before the failure, perhaps seen */
         catalog.ids.last = t->catalog.ids.last;

@@ -104,15 +104,17 @@ static enum err check_content(
 {
     const uint8_t *key = NULL;
     struct blob_reader *reader = NULL;
-    struct blob now = {0};
+    struct blob record = *b, now = {0};
     enum err e = snapshot_blob_key(snap, ref, &key, ec);
+    if (e == ERR_OK && key != NULL)
+        blob_reveal(&record, key);
     if (e == ERR_OK)
         e = store_blob_open(v->s, ref, key, &reader, ec);
     if (e == ERR_OK)
         e = blob_describe(reader, blob_ref_is_media(ref), &now, ec);
     blob_reader_close(reader);
     v->counts.blobs++;
-    if (e == ERR_OK && (now.bytes != b->bytes || strcmp(now.sha256, b->sha256) != 0))
+    if (e == ERR_OK && (now.bytes != record.bytes || strcmp(now.sha256, record.sha256) != 0))
         verify_tell(v, "%.*s: its SHA-256 is not what was written", STR_FMT(ref));
     if (e == ERR_NOT_FOUND) {
         verify_tell(v, "%.*s: the file is not there", STR_FMT(ref));

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FILES_MAX = 256, PLACES = 5 };
+enum { FILES_MAX = 256, PLACES = 4 };
 
 static char files[FILES_MAX][512];
 static size_t nfiles;
@@ -212,7 +212,7 @@ static int gather(const char *path, const struct stat *st, int kind, struct FTW 
     (void)ftw;
     const char *relative = path + strlen(pristine) + 1;
     if (kind == FTW_F && st->st_size > 0 && nfiles < FILES_MAX && strlen(relative) < sizeof files[0] &&
-        !ends(path, "/lock") && !ends(path, "/LOCK") && !ends(path, "/LOG") && !ends(path, ".log"))
+        !ends(path, "/lock") && !ends(path, "/LOCK") && !ends(path, "/LOG"))
         snprintf(files[nfiles++], sizeof files[0], "%s", relative);
     return 0;
 }
@@ -227,10 +227,11 @@ static uint64_t size_of(const char *file)
     return (uint64_t)st.st_size;
 }
 
-int main(int argc, char **argv)
+static void round_of(bool encryption)
 {
-    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    nfiles = 0;
     world_make(&w);
+    w.options.encryption = encryption;
     must(world_open(&w), "open");
     fill();
     must(world_backup(&w), "backup");
@@ -256,10 +257,25 @@ int main(int argc, char **argv)
     shell("rm -rf", w.dir, "");
     struct kalamdb_backup done;
     must(kalamdb_restore(w.backup, 0, w.dir, &done, &w.error), "restore");
+    if (encryption) { /* keys are not in a backup */
+        char from[256], to[256];
+        snprintf(from, sizeof from, "%s/.kalamdb/keys %s/.kalamdb/master.key", pristine, pristine);
+        snprintf(to, sizeof to, "%s/.kalamdb/", w.dir);
+        shell("cp -a", from, to);
+    }
     must(world_open(&w), "open what was restored");
     if (fingerprint("alice") != backed_up || verify("").n != 0)
         die("backup", 0, "does not bring it back");
     world_close(&w);
     shell("rm -rf", w.root, "");
+}
+
+int main(int argc, char **argv)
+{
+    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    puts("encryption: off");
+    round_of(false);
+    puts("encryption: on");
+    round_of(true);
     return 0;
 }
