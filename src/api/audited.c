@@ -160,18 +160,15 @@ void audit_auth_failed(struct worker *w, const struct net_conn *conn, const char
                                            .outcome = STR("4401")});
 }
 
-void audit_foreign(
-    struct worker *w, const struct net_conn *conn, const struct principal *who, struct str user, bool write)
+void audit_foreign(struct worker *w, const struct net_conn *conn, const struct principal *who,
+    struct str user, bool write, const char *where)
 {
     char address[NET_ADDRESS_BYTES] = "";
     if (w->server->audit == NULL || user.ptr == NULL || str_eq(user, str_n(who->user_id, who->user_id_len)))
         return;
     net_address(conn, address);
-    struct audit_record r = {.event = write ? "write" : "read",
-        .address = str_c(address),
-        .user = user,
-        .target = STR("/ws"),
-        .outcome = STR("101")};
+    struct audit_record r = {
+        .event = write ? "write" : "read", .address = str_c(address), .user = user, .target = str_c(where)};
     put_who(&r, who);
     audit_add_folded(w->server->audit, &r);
 }

@@ -22,9 +22,10 @@ bool audit_gate(struct call *c);
 void audit_hold(struct call *c, int status, struct str content_type, struct buf *head);
 /* A token that was refused on a socket. */
 void audit_auth_failed(struct worker *w, const struct net_conn *conn, const char *where);
-/* Somebody else's rows, by a connection that is no call. `user` ptr NULL: their own, which is nothing. */
-void audit_foreign(
-    struct worker *w, const struct net_conn *conn, const struct principal *who, struct str user, bool write);
+/* Somebody else's rows, by a connection that is no call. `user` ptr NULL: their own, which is nothing.
+ * `where` is a literal. */
+void audit_foreign(struct worker *w, const struct net_conn *conn, const struct principal *who,
+    struct str user, bool write, const char *where);
 void audit_keys_changed(struct server *s);
 /* GET /api/v1/admin/audit */
 void serve_audit(struct call *c);

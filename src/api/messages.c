@@ -56,7 +56,7 @@ static void on_subscribe(struct session *s, struct client_message *m)
     m->subscribe.id = m->id;
     switch (session_subscribe(s, &m->subscribe, &ec)) {
     case ERR_OK:
-        audit_foreign(s->worker, s->conn, s->who, m->subscribe.user_id, false);
+        audit_foreign(s->worker, s->conn, s->who, m->subscribe.user_id, false, "/ws");
         break;
     case ERR_FORBIDDEN:
         send_error(s, "FORBIDDEN", ec.message, m);

@@ -7,6 +7,7 @@
  * The answer ends when the body has and everything in it is answered: appends when their text is durable.
  * What is open then, or when the client goes, is interrupted. The loop's thread, but for wake-ups. */
 #include "api/ndjson.h"
+#include "api/audited.h"
 #include "api/stream.h"
 #include "base/json.h"
 #include <stdlib.h>
@@ -99,6 +100,8 @@ static void take_message(struct ndjson *n, struct client_message *m)
         return;
     }
     const char *why = stream_call(n->engine, &caller, m, tag);
+    if (why == NULL && str_eq(m->type, STR("stream_begin")))
+        audit_foreign(n->worker, n->conn, n->who, m->subscribe.user_id, true, "/api/v1/messages/stream");
     n->begin = begin && why == NULL ? tag : 0;
     if (why != NULL) {
         (void)stream_ids_take(&n->ids, tag, &n->worker->scratch);

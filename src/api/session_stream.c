@@ -1,4 +1,5 @@
 /* What a WebSocket streams: its producer at the engine, and the answers on their way back. */
+#include "api/audited.h"
 #include "api/stream.h"
 #include "base/json.h"
 #include <stdlib.h>
@@ -82,6 +83,8 @@ void session_stream(struct session *s, const struct client_message *m)
     }
     struct kalamdb_caller caller = principal_caller(s->who);
     const char *why = stream_call(s->producer->engine, &caller, m, tag);
+    if (why == NULL && str_eq(m->type, STR("stream_begin")))
+        audit_foreign(s->worker, s->conn, s->who, m->subscribe.user_id, true, "/ws");
     if (why != NULL) {
         (void)stream_ids_take(&s->producer->ids, tag, &s->worker->scratch);
         refuse(s, m, "INVALID_MESSAGE", why);

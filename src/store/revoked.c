@@ -155,6 +155,32 @@ static void drop_expired(struct revoke_op *r, struct txn *txn)
     pthread_rwlock_unlock(&set->lock);
 }
 
+static bool record_read(struct str value, struct revocation *r)
+{
+    struct reader v = reader_of(value);
+    bool known = read_u8(&v) == RECORD_FORMAT;
+    r->expires_s = read_zigzag(&v);
+    r->revoked_s = read_zigzag(&v);
+    return known && !v.bad && reader_left(&v) == 0;
+}
+
+/* What is there already and goes further stays. */
+static enum err merge(struct txn *txn, const struct key *k, struct revocation *r, struct errctx *ec)
+{
+    struct revocation there;
+    struct str value;
+    enum err e = txn_get(txn, k, &value, ec);
+    if (e == ERR_NOT_FOUND)
+        return ERR_OK;
+    if (e == ERR_OK && !record_read(value, &there))
+        e = err_internal(ec, ERR_CORRUPT, "the record of a revoked token is damaged");
+    if (e != ERR_OK)
+        return e;
+    r->expires_s = r->expires_s > there.expires_s ? r->expires_s : there.expires_s;
+    r->revoked_s = r->revoked_s > there.revoked_s ? r->revoked_s : there.revoked_s;
+    return ERR_OK;
+}
+
 static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
 {
     struct revoke_op *r = (struct revoke_op *)op;
@@ -168,6 +194,9 @@ static enum err apply(struct commit_op *op, struct txn *txn, struct errctx *ec)
         return ec->code;
     }
     struct key k = key_named(CATALOG_USER_NO, space_of(r->what.kind), r->what.id);
+    enum err e = merge(txn, &k, &r->what, ec);
+    if (e != ERR_OK)
+        return e;
     buf_u8(&b, RECORD_FORMAT);
     buf_zigzag(&b, r->what.expires_s);
     buf_zigzag(&b, r->what.revoked_s);
@@ -221,13 +250,9 @@ static enum err load_space(struct store *s, enum revoked_kind kind, struct errct
         struct reader all = reader_of(buf_view(&found));
         for (int i = 0; err == ERR_OK && i < n; i++) {
             struct str key = read_lstr(&all);
-            struct reader v = reader_of(read_lstr(&all));
-            bool known = read_u8(&v) == RECORD_FORMAT;
-            struct revocation r = {.kind = kind,
-                .id = str_n(key.ptr + KEY_PREFIX_BYTES, key.len - KEY_PREFIX_BYTES),
-                .expires_s = read_zigzag(&v),
-                .revoked_s = read_zigzag(&v)};
-            if (!known || v.bad || reader_left(&v) != 0 || r.id.len > UINT8_MAX)
+            struct revocation r = {
+                .kind = kind, .id = str_n(key.ptr + KEY_PREFIX_BYTES, key.len - KEY_PREFIX_BYTES)};
+            if (!record_read(read_lstr(&all), &r) || r.id.len > UINT8_MAX)
                 err = err_internal(ec, ERR_CORRUPT, "the record of a revoked token is damaged");
             else
                 err = set_put(&s->revoked, &r, ec);

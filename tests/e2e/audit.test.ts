@@ -54,6 +54,9 @@ test("who did what to whom", async () => {
   const subscriber = await server.socket("backend", { role: "service" });
   await subscriber.subscribe({ id: "s", userId: "alice" });
   await records(server, (r) => r.event === "read" && r.on?.target === "/ws" && r.on.user === "alice");
+  subscriber.send({ type: "stream_begin", id: "b", conversationId: "c1", userId: "dora" });
+  assert.equal((await subscriber.next()).type, "stream_ack");
+  assert.equal((await records(server, (r) => r.event === "write" && r.on?.target === "/ws" && r.on.user === "dora")).length, 1);
   subscriber.close();
 
   const made = await server.request("POST", "/api/v1/conversations", { token: server.token("alice"), body: { conversation_id: "g1", conversation_type: "group", members: ["bob"] } });

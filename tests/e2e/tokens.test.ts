@@ -205,6 +205,23 @@ test("an NDJSON producer and an export end with their token", async () => {
   await server.destroy();
 });
 
+test("an export under way ends with its token", async () => {
+  const server = await Server.start();
+  for (let i = 0; i < 24; i++) await server.say("alice", "c", "x".repeat(900_000) + i);
+  const token = server.token("alice");
+  const req = request(`${server.url}/api/v1/export`, { headers: { authorization: `Bearer ${token}` } });
+  req.on("error", () => {}).end();
+  const answer: any = await new Promise((done) => req.on("response", done));
+  answer.on("error", () => {}).pause(); // most of it waits for this reader
+  const { jti, exp } = claims(token);
+  assert.equal((await revoke(server, { jti, expires: exp })).status, 200);
+  const closed = new Promise<void>((done) => answer.on("close", () => done()));
+  answer.resume();
+  await closed;
+  assert.equal(answer.complete, false);
+  await server.destroy();
+});
+
 test("connections end when their token does", async () => {
   const secret = "a secret that somebody wrote into the configuration";
   const server = await Server.start({ KALAMDB_JWT_SECRET: secret, KALAMDB_JWT_LEEWAY_S: "0" });
