@@ -120,6 +120,22 @@ static int id_cmp(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* What has come in chunks is no part of the row that followers are shown, and the next piece goes on behind
+ * it. */
+static enum err announce_text(struct txn *t, struct conversation *c, const struct row_meta *meta, int64_t id,
+    const struct value *values, struct errctx *ec)
+{
+    struct str text, base = values[MSG_CONTENT].s;
+    enum err e = txn_stream_text(t, meta->home, id, base, &text, ec);
+    if (e != ERR_OK || text.len == base.len)
+        return e;
+    struct stream_delta d = {.msg_id = id,
+        .offset = base.len,
+        .conversation_id = values[MSG_CONVERSATION_ID].s,
+        .text = str_n(text.ptr + base.len, text.len - base.len)};
+    return txn_stream_announce(t, c->user_no, &d, ec);
+}
+
 /* A message that still grows: the target's row is open as the source's is, with the same beginning, and the
  * stream's end finds it. False in *ret: it does not grow (any more). */
 static enum err copy_open_row(struct txn *t, struct backfill_chunk *ch, struct conversation *c, int64_t id,
@@ -145,7 +161,7 @@ static enum err copy_open_row(struct txn *t, struct backfill_chunk *ch, struct c
     txn_stream_opening(t, meta.home);
     e = txn_message_insert(t, c, values, ec);
     t->stream_opening = false;
-    return e;
+    return e == ERR_OK && txn_followed(t, c->user_no) ? announce_text(t, c, &meta, id, values, ec) : e;
 }
 
 /* Copies one row unless the target has it, or had it and deleted it. */
