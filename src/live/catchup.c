@@ -1,4 +1,5 @@
 #include "live/catchup.h"
+#include "base/plant.h"
 #include <stdlib.h>
 
 #define CATCHUP_OF(ptr, member) ((struct catchup *)(void *)((char *)(ptr)-offsetof(struct catchup, member)))
@@ -151,7 +152,7 @@ static enum err take_place_again(struct catchup *s)
     if (!str_eq(snapshot_feed(s->snap), feed_name(sub->feed)) || s->done > s->to ||
         cursor_too_old(s, s->done))
         return ERR_UNAVAILABLE;
-    s->from = s->done;
+    s->from = s->done = PLANT(RING_SKIPS) ? s->to : s->done;
     s->step = STEP_ROWS;
     return ERR_OK;
 }
@@ -484,7 +485,7 @@ static enum step_result end(struct catchup *s)
     struct live_sub *sub = s->sub;
     struct shard *sh = live_shard(sub->live, sub->feed->user_no);
     pthread_mutex_lock(&sh->lock);
-    sub->pos = s->to;
+    sub->pos = s->to - (PLANT(REPLAY_JOIN) && s->replay && s->to > 0);
     sub->following = true;
     pthread_mutex_unlock(&sh->lock);
     catchup_free(s);

@@ -1,4 +1,5 @@
 #include "store/batch.h"
+#include "base/plant.h"
 #include "base/timefmt.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -236,7 +237,7 @@ static enum err finish(
     struct batch *b, struct store *s, int fd, const char *temp, const char *folder, struct errctx *ec)
 {
     struct stat st;
-    int rc = s->os->fsync(s->os->ctx, fd);
+    int rc = PLANT(MANIFEST_BEFORE_FILE) ? 0 : s->os->fsync(s->os->ctx, fd);
     if (rc < 0)
         return err_internal(ec, ERR_IO, "%s: fsync: %s", temp, strerror(-rc));
     if (fstat(fd, &st) < 0)
@@ -250,7 +251,8 @@ static enum err finish(
     rc = s->os->rename(s->os->ctx, temp, b->path.ptr);
     if (rc < 0)
         return err_internal(ec, ERR_IO, "%s: rename: %s", temp, strerror(-rc));
-    err = os_fsync_dir(s->os, folder, ec);
+    if (!PLANT(FOLDER_NOT_SYNCED))
+        err = os_fsync_dir(s->os, folder, ec);
     return err == ERR_OK ? cold_step(s, STEP_RENAMED, ec) : err;
 }
 

@@ -9,6 +9,7 @@
  *
  * While FAILED every op answers UNAVAILABLE; below the disk reserve so does every op but a barrier. */
 #include "store/committer.h"
+#include "base/plant.h"
 #include "store/wal_check.h"
 #include <errno.h>
 #include <stddef.h>
@@ -207,7 +208,7 @@ static enum err write_group(struct committer *c, bool sync, struct errctx *ec)
         return e;
     char *message = NULL;
     int64_t start = os_monotonic_us(s->os);
-    rocksdb_write(s->db, sync ? c->write_sync : c->write_async, c->batch, &message);
+    rocksdb_write(s->db, sync && !PLANT(LOST_FSYNC) ? c->write_sync : c->write_async, c->batch, &message);
     e = store_rocks_err(ec, message, "commit");
     if (e != ERR_OK)
         return e;
@@ -282,7 +283,8 @@ static void fail(struct committer *c, const struct errctx *why)
     c->reason = *why;
     c->unsynced = false;
     c->recover_after_us = os_monotonic_us(c->store->os) + RECOVER_INTERVAL_US;
-    heads_clear(&c->txn.heads);
+    if (!PLANT(SEQ_REUSED))
+        heads_clear(&c->txn.heads);
     group_lists_clear(&c->txn.group_lists);
     records_clear(&c->txn.records);
     pending_clear(&c->txn.pending);
@@ -341,7 +343,10 @@ static void run_group(struct committer *c, struct commit_op *ops)
         }
     }
     sync = sync || t->pending.arena.used_bytes > PENDING_BYTES_SYNC;
-    enum err e = write_group(c, sync, &ec);
+    if (PLANT(PUBLISH_BEFORE_FSYNC))
+        publish(c);
+    bool late = sync && PLANT(ACK_BEFORE_FSYNC);
+    enum err e = write_group(c, sync && !late, &ec);
     if (e == ERR_OK)
         account(c);
     else
@@ -355,6 +360,8 @@ static void run_group(struct committer *c, struct commit_op *ops)
         next = op->next;
         finish_op(c, op, e, sync);
     }
+    if (late && e == ERR_OK)
+        e = sync_wal(c, &ec);
     if (e == ERR_OK && !c->unsynced)
         publish(c);
     for (struct commit_op *op = barriers, *next; op != NULL; op = next) {

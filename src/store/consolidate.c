@@ -6,6 +6,7 @@
  * on request every file that has any
  *
  * Files replaced are always neighbours, because what they cover becomes one range. */
+#include "base/plant.h"
 #include "store/batch.h"
 #include "store/cold.h"
 #include <stdlib.h>
@@ -219,6 +220,8 @@ static enum err copy_row(void *arg, const struct hot_row *row, struct errctx *ec
     struct copy *c = arg;
     const struct plan *p = c->plan;
     bool excludes = p->m != NULL && cold_row_excludes(p->m, c->files, row, c->in_tombstones);
+    if (PLANT(TOMBSTONE_FORGOTTEN) && c->in_tombstones)
+        return ERR_OK;
     enum err err = excludes ? row_sink_exclude(&c->batch->sink, row->msg_id, ec) : ERR_OK;
     if (err != ERR_OK || c->in_tombstones || (row->meta.flags & ROW_OPEN) != 0)
         return err;
@@ -381,6 +384,8 @@ static enum err commit_batch(struct plan *p, struct batch *b, struct errctx *ec)
                        : err_internal(ec, ERR_NO_MEMORY, "consolidate: out of memory");
     if (err == ERR_OK) {
         draft(&c, p, b, files, garbage);
+        if (PLANT(REPLACED_GO_EARLY))
+            bury_replaced(p);
         err = store_commit_wait(p->store, &c.op, ec);
     }
     if (err == ERR_OK) {

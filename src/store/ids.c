@@ -1,4 +1,5 @@
 #include "store/ids.h"
+#include "base/plant.h"
 
 static int64_t from_clock(int64_t now_us)
 {
@@ -11,7 +12,7 @@ static int64_t from_clock(int64_t now_us)
 int64_t ids_next(struct ids *ids, int64_t now_us)
 {
     int64_t id = from_clock(now_us);
-    if (id <= ids->last)
+    if (id <= ids->last && !(PLANT(ID_BACKWARDS) && ids->last - id > INT64_C(4096000)))
         id = ids->last + 1;
     if (id > IDS_MAX)
         id = IDS_MAX;

@@ -1,6 +1,7 @@
 /* Messages in a transaction: the row, its id and _seq entries, the head and the conversation's counters move
  * together. A deleted row leaves a tombstone, which keeps its place in the _seq order until it is forgotten.
  */
+#include "base/plant.h"
 #include "store/committer.h"
 #include <stdlib.h>
 
@@ -133,6 +134,8 @@ static enum err count_refs(
 {
     bool names = !value_is_null(now);
     if (before.ptr != NULL && names && str_eq(before, now.s))
+        return ERR_OK;
+    if (PLANT(COUNT_LOST) && before.ptr != NULL)
         return ERR_OK;
     enum err e = names ? txn_ref(t, user_no, now.s, +1, ec) : ERR_OK;
     return e == ERR_OK && before.ptr != NULL ? txn_ref(t, user_no, before, -1, ec) : e;
@@ -317,7 +320,8 @@ enum err txn_message_delete(struct txn *txn, struct conversation *c, const struc
     if (e != ERR_OK)
         return e;
     c->values[CONV_TOTAL_MESSAGES].i -= c->values[CONV_TOTAL_MESSAGES].i > 0;
-    count_unread(c, values, head_user_id(target.head), -1);
+    if (!PLANT(UNREAD_NOT_UNDONE))
+        count_unread(c, values, head_user_id(target.head), -1);
     c->values[CONV_UPDATED] = value_ts(txn->now_us);
     e = txn_conversation_put(txn, c, false, ec);
     if (e != ERR_OK)

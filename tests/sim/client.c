@@ -544,6 +544,7 @@ static void stream(int user)
     if (m == NULL)
         return;
     m->stream = true;
+    m->edit_must = m->must; /* who gets the text; whoever leaves keeps what there was */
     struct source s = {.lock = PTHREAD_MUTEX_INITIALIZER, .there = PTHREAD_COND_INITIALIZER};
     struct kalamdb_producer *p;
     struct kalamdb_error error;

@@ -1,5 +1,6 @@
 /* kalamdb-sim: seeds of a simulated world. Each seed is a number of lives of one machine, each life a process
  * that is forked for it (docs/simulation.md). */
+#include "live/live.h"
 #include "plants.h"
 #include "sim/disk.h"
 #include "workers.h"
@@ -96,6 +97,17 @@ static int disk_hook(void *arg, enum disk_call call, const char *path)
 
 /* ---- one life ---- */
 
+enum err __real_live_open(
+    struct store *s, struct analytic *a, size_t ring_bytes_max, struct live **ret, struct errctx *ec);
+enum err __wrap_live_open(
+    struct store *s, struct analytic *a, size_t ring_bytes_max, struct live **ret, struct errctx *ec);
+/* Rings so short that whoever reads slowly falls out of them. */
+enum err __wrap_live_open(
+    struct store *s, struct analytic *a, size_t ring_bytes_max, struct live **ret, struct errctx *ec)
+{
+    return __real_live_open(s, a, world->short_rings ? 1024 : ring_bytes_max, ret, ec);
+}
+
 static void open_machine(void)
 {
     struct kalamdb_options o;
@@ -108,6 +120,7 @@ static void open_machine(void)
     o.consolidate_interval_ms = 2000;
     o.hot_tail_rows = (int)(world->seed % 3) * 4;
     o.disk_reserve_bytes = 0;
+    o.encryption = world->encrypted;
     o.workers = 2;
     o.block_cache_bytes = (size_t)1 << 20;
     o.write_buffer_bytes = (size_t)256 << 10;
@@ -182,6 +195,8 @@ static void make_world(uint64_t seed)
     world->lives = 2 + (int)draw(LIVES_MAX - 2);
     world->faults = chance(4);
     world->async = chance(4);
+    world->encrypted = chance(2);
+    world->short_rings = chance(2);
     world->plant = args.plant;
     if (args.log != NULL)
         s->log_fd = open(args.log, O_WRONLY | O_CREAT | O_TRUNC, 0600);

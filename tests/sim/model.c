@@ -12,6 +12,7 @@
 static uint32_t present[MESSAGES_MAX];
 static uint16_t version[MESSAGES_MAX][USERS];
 static uint32_t bytes_of[MESSAGES_MAX][USERS];
+static uint64_t seq_of[MESSAGES_MAX][USERS];
 static size_t content_refs;
 static char refs[MESSAGES_MAX][96];
 
@@ -106,6 +107,7 @@ static void check_row(int user, const struct kalamdb_result *r, size_t i)
             fail("the file of t%lld v%u shows another version", (long long)tag, v);
         note_ref(ref);
     }
+    seq_of[tag][user] = (uint64_t)number(r, i, 6);
     log_check(user, (uint64_t)number(r, i, 6), (uint32_t)tag, v, true);
 }
 
@@ -272,7 +274,7 @@ static void settle_version(uint32_t tag)
         m->have[u] = v;
         top = v > top ? v : top;
         newest |= v == m->tried ? 1u << u : 0;
-        if (m->stream && bytes_of[tag][u] < m->acked_bytes)
+        if ((m->edit_must & 1u << u) != 0 && m->stream && bytes_of[tag][u] < m->acked_bytes)
             fail("t%u has %u bytes for u%d, %u were acknowledged", tag, bytes_of[tag][u], u, m->acked_bytes);
     }
     if ((together & newest) != 0 && (together & ~newest) != 0)
@@ -358,6 +360,9 @@ static void check_devices(void)
                 fail("device %d has t%u %s v%u; u%d's table has it %s v%u", i, tag,
                     h->there ? "there" : "gone", h->version, d->user, is ? "there" : "gone",
                     version[tag][d->user]);
+            if (is && h->seq != seq_of[tag][d->user])
+                fail("device %d knows t%u by number %llu; u%d's table has %llu", i, tag,
+                    (unsigned long long)h->seq, d->user, (unsigned long long)seq_of[tag][d->user]);
             if (is && world->messages[tag].stream && h->bytes != bytes_of[tag][d->user])
                 fail("device %d has %u bytes of t%u, the table %u", i, h->bytes, tag, bytes_of[tag][d->user]);
         }

@@ -45,7 +45,8 @@ struct message {
     uint32_t together;    /* of `leaving`: all of them or none */
     uint16_t tried;       /* the newest version that was asked for */
     uint16_t have[USERS]; /* the oldest version that the copy may show */
-    uint32_t edit_must;   /* users who get `tried` together, or none of them does; 0: no edit is undecided */
+    uint32_t edit_must;   /* users who get `tried` together, or none of them does; 0: no edit is undecided.
+                             Of a stream: those who are sure to get its text */
     uint32_t acked_bytes, sent_bytes; /* of a stream's text */
     bool ended;
 };
@@ -87,6 +88,7 @@ struct world {
     bool async;           /* some writes ask for no fsync */
     bool power_lost;      /* the last life ended so */
     bool encrypted;
+    bool short_rings; /* slow devices fall out of them, and are served from storage */
     int64_t floor_id; /* the highest id that anybody knows */
     uint32_t nmessages;
     struct message messages[MESSAGES_MAX];

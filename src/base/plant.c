@@ -1,0 +1,5 @@
+#include "base/plant.h"
+
+#ifdef KALAMDB_PLANTS
+enum plant plant_chosen;
+#endif
