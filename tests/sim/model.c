@@ -66,11 +66,12 @@ static size_t read_content(int user, struct kalamdb_str ref, char *ret)
     struct kalamdb_caller caller = {.user_id = user_name(user)};
     if (kalamdb_content_open(db, caller, ref, &c, &error) != KALAMDB_OK)
         fail("u%d cannot open %.*s: %s (%s)", user, (int)ref.len, ref.ptr, error.message, error.internal);
-    ssize_t n = pread(c.fd, ret, CONTENT_MAX, 0);
-    close(c.fd);
-    if (n < 0 || (uint64_t)n != c.size)
-        fail("%.*s has %zd bytes, not %llu", (int)ref.len, ref.ptr, n, (unsigned long long)c.size);
-    return (size_t)n;
+    size_t n = 0;
+    kalamdb_code code = kalamdb_content_read(&c, 0, ret, CONTENT_MAX, &n, &error);
+    kalamdb_content_close(&c);
+    if (code != KALAMDB_OK || n != c.size)
+        fail("%.*s has %zu bytes, not %llu", (int)ref.len, ref.ptr, n, (unsigned long long)c.size);
+    return n;
 }
 
 static void check_row(int user, const struct kalamdb_result *r, size_t i)
