@@ -42,8 +42,11 @@ static enum err check_vault(struct store *s, bool fresh, struct errctx *ec)
         err_hint(ec, "Set encryption: on.");
         return ec->code;
     }
-    if (s->cfg.encryption && s->vault == NULL)
-        return err_set(ec, ERR_INVALID_REQUEST, "the key ring of %s is missing", s->cfg.data_dir);
+    if (s->cfg.encryption && s->vault == NULL) {
+        err_set(ec, ERR_INVALID_REQUEST, "the key ring of %s is missing", s->cfg.data_dir);
+        err_hint(ec, "Put the newest copy of .kalamdb/keys there: backups of the data do not hold it.");
+        return ec->code;
+    }
     if (s->vault != NULL && sealed && !same) {
         err_set(ec, ERR_INVALID_REQUEST, "the key ring of %s is not the one that its data was sealed with",
             s->cfg.data_dir);
