@@ -8,7 +8,8 @@
  *
  * A few calls answer an error instead of killing, since C and C++ libraries make them as a matter of course
  * and go on without: everything that takes a path (EACCES), tgkill (EPERM: abort() then ends in its own
- * illegal instruction), ioctl (ENOTTY: is it a terminal?), clone3 and rseq (ENOSYS, as on an older kernel).
+ * illegal instruction), mlock (EPERM), ioctl (ENOTTY: is it a terminal?), clone3 and rseq (ENOSYS, as on an
+ * older kernel).
  */
 #include "analytic/cage.h"
 #include <errno.h>
@@ -36,10 +37,11 @@ struct call {
 static const struct call plain[] = {NAMED(brk), NAMED(munmap), NAMED(mremap), NAMED(madvise), NAMED(futex),
     NAMED(sched_yield), NAMED(sched_getaffinity), NAMED(getcpu), NAMED(clock_gettime), NAMED(clock_getres),
     NAMED(clock_nanosleep), NAMED(nanosleep), NAMED(gettimeofday), NAMED(time), NAMED(getrandom),
-    NAMED(getpid), NAMED(gettid), NAMED(getrusage), NAMED(rt_sigreturn), NAMED(rt_sigprocmask),
-    NAMED(rt_sigaction), NAMED(sigaltstack), NAMED(restart_syscall), NAMED(read), NAMED(pread64),
-    NAMED(write), NAMED(pwrite64), NAMED(lseek), NAMED(ftruncate), NAMED(fsync), NAMED(fdatasync),
-    NAMED(fstat), NAMED(close), NAMED(dup3), NAMED(poll), NAMED(ppoll), NAMED(exit), NAMED(exit_group)};
+    NAMED(getpid), NAMED(gettid), NAMED(sysinfo), NAMED(getrusage), NAMED(rt_sigreturn),
+    NAMED(rt_sigprocmask), NAMED(rt_sigaction), NAMED(setitimer), NAMED(sigaltstack), NAMED(restart_syscall),
+    NAMED(read), NAMED(pread64), NAMED(write), NAMED(writev), NAMED(pwrite64), NAMED(lseek), NAMED(ftruncate),
+    NAMED(fsync), NAMED(fdatasync), NAMED(fstat), NAMED(close), NAMED(dup3), NAMED(poll), NAMED(ppoll),
+    NAMED(exit), NAMED(exit_group)};
 
 /* Answered, not obeyed. */
 static const struct {
@@ -50,7 +52,7 @@ static const struct {
     {NAMED(statx), EACCES}, {NAMED(statfs), EACCES}, {NAMED(access), EACCES}, {NAMED(faccessat), EACCES},
     {NAMED(faccessat2), EACCES}, {NAMED(readlink), EACCES}, {NAMED(readlinkat), EACCES},
     {NAMED(getcwd), EACCES}, {NAMED(tgkill), EPERM}, {NAMED(ioctl), ENOTTY}, {NAMED(clone3), ENOSYS},
-    {NAMED(rseq), ENOSYS}};
+    {NAMED(rseq), ENOSYS}, {NAMED(mlock), EPERM}, {NAMED(munlock), EPERM}};
 
 /* Of the zygote and of a worker that is not closed in yet. */
 static const struct call zygote_plain[] = {NAMED(wait4), NAMED(pidfd_open), NAMED(getppid),
@@ -97,11 +99,14 @@ static int allow_fcntl(scmp_filter_ctx ctx)
     return e;
 }
 
-/* Its own limit of CPU time, below the hard one. */
-static int allow_rlimit(scmp_filter_ctx ctx)
+/* Its own limit of CPU time, below the hard one, and stepping back itself. */
+static int allow_limits(scmp_filter_ctx ctx)
 {
-    return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2, SCMP_A0(SCMP_CMP_EQ, 0),
-        SCMP_A1(SCMP_CMP_EQ, RLIMIT_CPU));
+    int e = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(setpriority), 2,
+        SCMP_A0(SCMP_CMP_EQ, PRIO_PROCESS), SCMP_A1(SCMP_CMP_EQ, 0));
+    return e != 0 ? e
+                  : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2, SCMP_A0(SCMP_CMP_EQ, 0),
+                        SCMP_A1(SCMP_CMP_EQ, RLIMIT_CPU));
 }
 
 /* fork and nothing else of clone: no thread, no namespace, no shared memory. */
@@ -140,7 +145,7 @@ static int add_rules(scmp_filter_ctx ctx, bool zygote)
     if (e == 0)
         e = allow_fcntl(ctx);
     if (e == 0)
-        e = allow_rlimit(ctx);
+        e = allow_limits(ctx);
     return e == 0 && zygote ? allow_zygote(ctx) : e;
 }
 

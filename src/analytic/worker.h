@@ -38,7 +38,8 @@ struct worker {
     const struct analytic_request *rq;
     uint64_t request_no;
     struct worker_rows rows[PROTO_INPUTS_MAX];
-    bool corrupt; /* a row file did not decode: the query's error is ours, not the user's */
+    bool retiring; /* the server has been told that this request was the last */
+    bool corrupt;  /* a row file did not decode: the query's error is ours, not the user's */
     struct worker_slot slots[WORKER_SLOTS];
     int slots_used; /* ever */
 };
@@ -63,6 +64,9 @@ enum err worker_scan_register(struct worker *w, struct errctx *ec) CHECKED;
 /* Maps w->rq's row files and prepares the names scan_0 … scan_N-1. */
 enum err worker_scan_open(struct worker *w, struct errctx *ec) CHECKED;
 void worker_scan_close(struct worker *w);
+
+/* This worker has stepped behind others for good (worker_main.c): this request should be its last. */
+bool worker_stepped_back(void);
 
 /* Runs the request's SQL and sends COLUMNS, ROWS …, DONE to sock. On an error nothing more than that was
  * sent, and the caller sends ERROR. `ret_gone`: the other side is no longer there. */

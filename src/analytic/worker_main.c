@@ -24,6 +24,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -74,6 +75,33 @@ static void measure(uint64_t *ret_space, uint64_t *ret_data)
     }
 }
 
+/* CPU time after which a statement counts as long, and what it yields to then. */
+#define LONG_US 100000
+#define LONG_NICE 10
+static volatile sig_atomic_t lowered; /* set by the handler below, read by the same thread */
+
+static void lower(int sig)
+{
+    int error = errno;
+    (void)sig;
+    setpriority(PRIO_PROCESS, 0, LONG_NICE);
+    lowered = 1;
+    errno = error;
+}
+
+bool worker_stepped_back(void)
+{
+    return lowered != 0;
+}
+
+/* A statement that computes for long steps behind those that do not, so that one user's bombs are not felt in
+ * another's small statements. A process cannot climb back by itself: the worker is retired afterwards. */
+static void watch_length(bool on)
+{
+    struct itimerval t = {.it_value.tv_usec = on ? LONG_US : 0};
+    setitimer(ITIMER_PROF, &t, NULL);
+}
+
 static bool limit(enum __rlimit_resource what, uint64_t max)
 {
     struct rlimit now, l = {max, max};
@@ -91,6 +119,8 @@ static bool limit_all(const struct worker *w)
     uint64_t output = (uint64_t)w->memory_bytes_max * 4;
     /* Over the limit of a file's size is an error, as a full disk is. */
     signal(SIGXFSZ, SIG_IGN);
+    struct sigaction prof = {.sa_handler = lower, .sa_flags = SA_RESTART};
+    sigaction(SIGPROF, &prof, NULL);
     return limit(RLIMIT_DATA, w->data_bytes + more) &&
            limit(RLIMIT_AS, w->space_bytes + more + MAPPED_BYTES_MAX) &&
            limit(RLIMIT_FSIZE, output > OUTPUT_BYTES_MAX ? output : OUTPUT_BYTES_MAX) &&
@@ -167,15 +197,18 @@ static bool serve_one(struct worker *w, int sock, const struct analytic_request 
     bool gone = false;
     w->rq = rq;
     w->corrupt = false;
+    w->retiring = false;
     limit_cpu((uint64_t)rq->timeout_ms);
+    watch_length(true);
     enum err e = worker_scan_open(w, &ec);
     if (e == ERR_OK)
         e = worker_result_run(w, sock, &gone, &ec);
+    watch_length(false);
     if (gone)
         return false;
     bool stay = true;
     if (e != ERR_OK) {
-        stay = !errmap_retires(e);
+        stay = !errmap_retires(e) && !worker_stepped_back();
         struct buf frame = BUF_INIT(1u << 20);
         ec.code = e;
         proto_put_error(&frame, &ec, !stay);
@@ -188,7 +221,7 @@ static bool serve_one(struct worker *w, int sock, const struct analytic_request 
     worker_scan_close(w);
     w->rq = NULL;
     worker_files_done(w, rq);
-    return stay && !worker_files_exhausted(w);
+    return stay && !worker_files_exhausted(w) && !w->retiring;
 }
 
 static void serve(struct worker *w, int sock)
@@ -213,12 +246,12 @@ static _Noreturn void become_worker(struct worker *w, const struct cage *cage, i
 {
     struct errctx ec;
     errctx_clear(&ec);
+    prctl(PR_SET_NAME, "kalamdb-query");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     /* The zygote died before the line above took effect. */
     if (getppid() != zygote || dup3(sock, CAGE_SOCK, O_CLOEXEC) < 0)
         _exit(1);
     close(sock);
-    prctl(PR_SET_NAME, "kalamdb-query");
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

@@ -106,6 +106,7 @@ static enum err send_result(struct output *out, duckdb_result *result, uint64_t 
     if (e == ERR_OK) {
         if (out->frame.len > 0)
             proto_end(&out->frame, out->at);
+        out->last = out->last || worker_stepped_back();
         proto_put_done(&out->frame, (struct proto_done){out->rows, more, out->last});
         e = flush(out, ec);
     }
@@ -195,6 +196,7 @@ enum err worker_result_run(struct worker *w, int sock, bool *ret_gone, struct er
     buf_release(&sql);
     buf_release(&out.frame);
     buf_release(&out.scratch);
+    w->retiring = out.last;
     *ret_gone = out.gone;
     return e;
 }
