@@ -546,8 +546,10 @@ static enum err start_keeper(struct pool *p, struct errctx *ec)
     while (!p->ready && p->failures == 0)
         pthread_cond_wait(&p->changed, &p->lock);
     bool ready = p->ready;
-    if (!ready)
-        err_internal(ec, ERR_UNAVAILABLE, "zygote: %s", p->why);
+    if (!ready) {
+        err_set(ec, ERR_UNAVAILABLE, "the workers that run queries do not start");
+        snprintf(ec->internal, sizeof ec->internal, "zygote: %s", p->why);
+    }
     pthread_mutex_unlock(&p->lock);
     if (ready)
         return ERR_OK;
