@@ -258,7 +258,7 @@ static void round_of(bool encryption)
     struct kalamdb_backup done;
     must(kalamdb_restore(w.backup, 0, w.dir, &done, &w.error), "restore");
     if (encryption) { /* keys are not in a backup */
-        char from[256], to[256];
+        char from[512], to[256];
         snprintf(from, sizeof from, "%s/.kalamdb/keys %s/.kalamdb/master.key", pristine, pristine);
         snprintf(to, sizeof to, "%s/.kalamdb/", w.dir);
         shell("cp -a", from, to);

@@ -327,6 +327,22 @@ static void check_rows(struct round *r, uint64_t n, struct expected x, const cha
         bad(r, n, "counters do not agree with rows");
 }
 
+static void on_found(void *arg, struct kalamdb_str user, const char *text)
+{
+    (void)arg;
+    fprintf(stderr, "%.*s: %s\n", (int)user.len, user.ptr == NULL ? "" : user.ptr, text);
+}
+
+/* Indexes, counters and files against rows: whatever failed left nothing half. */
+static void check_whole(struct round *r, uint64_t n)
+{
+    struct kalamdb_verified v;
+    struct kalamdb_str user = {r->user, strlen(r->user)};
+    if (r->rows > 0 && kalamdb_verify(r->w->db, user, on_found, NULL, &v, &r->w->error) == KALAMDB_OK &&
+        v.findings > 0)
+        bad(r, n, "verify finds damage");
+}
+
 static void begin(struct round *r, struct world *w, uint64_t number)
 {
     *r = (struct round){.w = w, .number = number};
@@ -368,6 +384,7 @@ static bool one(struct world *w, const struct scenario *s, const struct kind *k,
     if (s->async)
         x.low = r.rows;
     check_rows(&r, n, x, "after the power was lost");
+    check_whole(&r, n);
     if (code != KALAMDB_OK && !unknown(w) && (code = s->run(&r)) != KALAMDB_OK)
         bad(&r, n, "fails still when the fault is gone");
     return met;
