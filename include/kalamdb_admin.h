@@ -163,6 +163,8 @@ struct kalamdb_erasure {
     struct kalamdb_str user_id;
     int64_t erased_at_us;
     uint64_t messages, files, bytes;
+    bool backups_covered; /* nothing of them can be read in a backup: their key, which is in none, is
+                             destroyed */
 };
 /* Erases a user: from one commit on nobody is that user and their tokens are void; then their rows, files and
  * memberships go, what they sent to groups is changed as options.erase_sent says, and the bytes are driven
@@ -215,17 +217,21 @@ void kalamdb_on_access(
 struct kalamdb_backup {
     uint32_t generation, removed;
     uint64_t files, bytes, files_copied, bytes_copied, hot_bytes;
+    uint64_t key_files; /* of the ring, copied or as they were; 0: not asked for */
 };
 /* Backs up everything into `dir` (made when absent), incrementally, while the database is in use; with keep >
  * 0, older generations than the newest `keep` are removed. `done` comes from a thread of the engine. Error
  * messages are for operators and name paths. INVALID_REQUEST: not to be used for that; CONFLICT: another
- * backup writes there. */
+ * backup writes there. Keys are in no backup: with `keys` (NULL: not) the key ring as it is afterwards
+ * replaces what is in that directory, which must be elsewhere. */
 typedef void kalamdb_backed_up(
     void *arg, const struct kalamdb_backup *backup, const struct kalamdb_error *error);
-void kalamdb_backup(struct kalamdb *db, const char *dir, int keep, kalamdb_backed_up *done, void *arg);
+void kalamdb_backup(
+    struct kalamdb *db, const char *dir, int keep, const char *keys, kalamdb_backed_up *done, void *arg);
 /* Makes the data directory `data`, empty or absent, out of a generation (0: the newest), checking every
- * checksum. One that was cut short is recognised: kalamdb_open refuses it. */
-kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *data,
+ * checksum. One that was cut short is recognised: kalamdb_open refuses it. `keys` (NULL: none) is the copy of
+ * the key ring that goes with it: the newest, for users erased since the backup are erased in it. */
+kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *data, const char *keys,
     struct kalamdb_backup *ret, struct kalamdb_error *error);
 /* The generations in `dir`, oldest first. */
 kalamdb_code kalamdb_backups(const char *dir,

@@ -1,4 +1,5 @@
-/* POST /api/v1/admin/backup {"to": DIR, "keep": N}: role admin. The directory is one of the server's host. */
+/* POST /api/v1/admin/backup {"to": DIR, "keep": N, "keys": DIR}: role admin. The directory is one of the
+ * server's host. */
 #include "api/json_in.h"
 #include "api/server.h"
 #include "base/json.h"
@@ -25,6 +26,8 @@ static void backed_up(struct net_task *task)
         put_count(b, "bytesCopied", k->bytes_copied);
         put_count(b, "hotBytes", k->hot_bytes);
         put_count(b, "removed", k->removed);
+        if (k->key_files > 0)
+            put_count(b, "keyFiles", k->key_files);
         answer_timed(c);
     } else {
         answer_failure(c);
@@ -41,7 +44,7 @@ static void backup_done(void *arg, const struct kalamdb_backup *backup, const st
 }
 
 /* NULL, or what is wrong with the body. */
-static const char *read_body(struct call *c, struct str *ret_to, int *ret_keep)
+static const char *read_body(struct call *c, struct str *ret_to, struct str *ret_keys, int *ret_keep)
 {
     struct str text = buf_view(&c->req->in.body), key;
     struct json_item item;
@@ -57,6 +60,10 @@ static const char *read_body(struct call *c, struct str *ret_to, int *ret_keep)
             if (item.kind != JSON_IS_STRING || item.s.len == 0 || item.s.ptr[0] != '/')
                 return "to must be the absolute path of a directory";
             *ret_to = item.s;
+        } else if (str_eq(key, STR("keys")) && item.kind != JSON_IS_NULL) {
+            if (item.kind != JSON_IS_STRING || item.s.len == 0 || item.s.ptr[0] != '/')
+                return "keys must be the absolute path of a directory";
+            *ret_keys = item.s;
         } else if (str_eq(key, STR("keep")) && item.kind != JSON_IS_NULL) {
             if (item.kind != JSON_IS_INT || item.i < 1 || item.i > KEEP_MAX)
                 return "keep must be a number from 1";
@@ -70,26 +77,28 @@ static const char *read_body(struct call *c, struct str *ret_to, int *ret_keep)
 
 void serve_backup(struct call *c)
 {
-    struct str to = STR_NULL;
+    struct str to = STR_NULL, keys = STR_NULL;
     int keep = 0;
     if (c->who->role != ROLE_ADMIN) {
         answer_error(c, ERR_FORBIDDEN, "this endpoint asks for role admin");
         return;
     }
-    const char *why = read_body(c, &to, &keep);
+    const char *why = read_body(c, &to, &keys, &keep);
     if (why != NULL) {
         answer_error(c, ERR_INVALID_REQUEST, "%s", why);
         return;
     }
     to = arena_str(&c->req->arena, to);
-    if (to.ptr == NULL) {
+    if (keys.ptr != NULL)
+        keys = arena_str(&c->req->arena, keys);
+    if (to.ptr == NULL || arena_failed(&c->req->arena)) {
         answer_error(c, ERR_INTERNAL, "internal error");
         return;
     }
     c->audit.target = to;
     c->task.run = backed_up;
     call_submit_begin(c);
-    kalamdb_backup(c->worker->server->db, to.ptr, keep, backup_done, c);
+    kalamdb_backup(c->worker->server->db, to.ptr, keep, keys.ptr, backup_done, c);
     if (call_submit_end(c))
         backed_up(&c->task);
 }

@@ -43,7 +43,7 @@ static void answer_receipt(struct call *c)
         .messages = u->erasure.messages,
         .files = u->erasure.files,
         .bytes = u->erasure.bytes,
-        .backups = STR("not covered")};
+        .backups = u->erasure.backups_covered ? STR("covered") : STR("not covered")};
     pthread_mutex_lock(&s->receipt_lock);
     enum err e = open_key(s, &ec);
     pthread_mutex_unlock(&s->receipt_lock);

@@ -346,7 +346,8 @@ static enum err settle_group(struct txn *txn, struct group *g, bool owner_left, 
 enum err chat_group_leave(struct txn *txn, struct group *g, struct member *m, struct errctx *ec)
 {
     bool owner = m->role == ROLE_OF_OWNER;
-    enum err e = chat_stream_leave(txn, m->user_no, g->group_no, ec);
+    enum err e =
+        txn_partition_lost(txn, m->user_no) ? ERR_OK : chat_stream_leave(txn, m->user_no, g->group_no, ec);
     if (e == ERR_OK)
         e = txn_group_member_remove(txn, g, m, ec);
     return e == ERR_OK ? settle_group(txn, g, owner, ec) : e;

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 struct request {
-    struct str to, list, keep_text;
+    struct str to, list, keep_text, keys;
     int keep;
 };
 
@@ -23,6 +23,8 @@ static bool parse(int argc, char **argv, struct request *rq, struct errctx *ec)
             n = cli_flag(argc - i, argv + i, "--list", &rq->list);
         if (n == 0)
             n = cli_flag(argc - i, argv + i, "--keep", &rq->keep_text);
+        if (n == 0)
+            n = cli_flag(argc - i, argv + i, "--keys", &rq->keys);
         if (n <= 0) {
             err_set(ec, ERR_INVALID_REQUEST, n < 0 ? "%s: needs a value" : "unknown argument: %s", argv[i]);
             return false;
@@ -35,7 +37,7 @@ static bool parse(int argc, char **argv, struct request *rq, struct errctx *ec)
     }
     if ((rq->to.ptr == NULL) == (rq->list.ptr == NULL) || rq->to.len + rq->list.len == 0) {
         err_set(ec, ERR_INVALID_REQUEST, "one of --to and --list is needed");
-        err_hint(ec, "kalamdb backup --to DIR [--keep N], or kalamdb backup --list DIR");
+        err_hint(ec, "kalamdb backup --to DIR [--keep N] [--keys DIR], or kalamdb backup --list DIR");
         return false;
     }
     rq->keep = (int)keep;
@@ -94,10 +96,10 @@ static void on_done(void *arg, const struct kalamdb_backup *backup, const struct
     pthread_mutex_unlock(&w->lock);
 }
 
-static int back_up_here(struct kalamdb *db, const char *dir, int keep)
+static int back_up_here(struct kalamdb *db, const char *dir, int keep, const char *keys)
 {
     struct waiting w = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
-    kalamdb_backup(db, dir, keep, on_done, &w);
+    kalamdb_backup(db, dir, keep, keys, on_done, &w);
     pthread_mutex_lock(&w.lock);
     while (!w.done)
         pthread_cond_wait(&w.wake, &w.lock);
@@ -136,7 +138,7 @@ static int print_answer(int status, struct str body, const char *dir)
     return result;
 }
 
-static int ask_server(const struct config *c, const char *dir, int keep)
+static int ask_server(const struct config *c, const char *dir, int keep, const char *keys)
 {
     struct errctx ec = {0};
     struct buf body = BUF_INIT(65536), answer = BUF_INIT(0);
@@ -145,6 +147,10 @@ static int ask_server(const struct config *c, const char *dir, int keep)
     json_str(&body, str_c(dir));
     if (keep > 0)
         buf_printf(&body, ",\"keep\":%d", keep);
+    if (keys != NULL) {
+        buf_str(&body, STR(",\"keys\":"));
+        json_str(&body, str_c(keys));
+    }
     buf_u8(&body, '}');
     if (client_request(c, "POST", "/api/v1/admin/backup", buf_view(&body), &http, &answer, &ec) == ERR_OK)
         result = print_answer(http, buf_view(&answer), dir);
@@ -155,7 +161,7 @@ static int ask_server(const struct config *c, const char *dir, int keep)
     return result;
 }
 
-static int back_up(const struct config *c, const char *dir, int keep)
+static int back_up(const struct config *c, const char *dir, int keep, const char *keys)
 {
     struct kalamdb_options options;
     struct kalamdb_error error = {0};
@@ -169,11 +175,11 @@ static int back_up(const struct config *c, const char *dir, int keep)
     options.consolidate_interval_ms = 0;
     kalamdb_code code = kalamdb_open(&options, &db, &error);
     if (code == KALAMDB_OK) {
-        int result = back_up_here(db, dir, keep);
+        int result = back_up_here(db, dir, keep, keys);
         kalamdb_close(db);
         return result;
     }
-    return code == ERR_CONFLICT ? ask_server(c, dir, keep) : cli_fail_kalamdb(&error);
+    return code == ERR_CONFLICT ? ask_server(c, dir, keep, keys) : cli_fail_kalamdb(&error);
 }
 
 /* The server has another working directory. */
@@ -199,7 +205,12 @@ int cli_backup(int argc, char **argv, char **envp)
         result = cli_fail(&ec, EXIT_USAGE);
     } else {
         char *dir = absolute(rq.to.ptr != NULL ? rq.to : rq.list);
-        result = dir == NULL ? EXIT_FAILED : rq.to.ptr != NULL ? back_up(&c, dir, rq.keep) : list(dir);
+        char *keys = rq.keys.len > 0 ? absolute(rq.keys) : NULL;
+        if (dir == NULL || (rq.keys.len > 0 && keys == NULL))
+            result = EXIT_FAILED;
+        else
+            result = rq.to.ptr != NULL ? back_up(&c, dir, rq.keep, keys) : list(dir);
+        free(keys);
         free(dir);
     }
     config_release(&c);

@@ -9,6 +9,7 @@ struct backup_job {
     kalamdb_backed_up *done;
     void *arg;
     int keep;
+    const char *keys; /* behind dir; NULL: not */
     char dir[];
 };
 
@@ -36,6 +37,35 @@ static kalamdb_code fail(struct kalamdb_error *error, enum err e, struct errctx 
     return engine_error(error, ec);
 }
 
+static bool within(const char *path, const char *dir)
+{
+    size_t n = strlen(dir);
+    return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+/* Where data and keys lie side by side an erasure would not reach what is kept of the user. */
+static enum err check_keys_dir(struct kalamdb *db, const struct backup_job *job, struct errctx *ec)
+{
+    if (job->keys == NULL)
+        return ERR_OK;
+    if (db->vault == NULL)
+        return err_set(ec, ERR_INVALID_REQUEST, "there are no keys: encryption is off");
+    if (!within(job->keys, job->dir) && !within(job->keys, db->options.data_dir))
+        return ERR_OK;
+    err_set(ec, ERR_INVALID_REQUEST, "%s lies in the backup or in the data directory", job->keys);
+    err_hint(ec, "Keep keys apart from what they open, and where only the newest state of them is kept.");
+    return ec->code;
+}
+
+static enum err back_up_keys(
+    struct kalamdb *db, const struct backup_job *job, struct kalamdb_backup *ret, struct errctx *ec)
+{
+    size_t files = 0;
+    enum err e = job->keys != NULL ? vault_backup(db->vault, job->keys, &files, ec) : ERR_OK;
+    ret->key_files = files;
+    return e;
+}
+
 static void *backup_main(void *arg)
 {
     struct backup_job *job = arg;
@@ -45,10 +75,14 @@ static void *backup_main(void *arg)
     struct kalamdb_error error = {.code = KALAMDB_OK};
     struct errctx ec;
     errctx_clear(&ec);
-    enum err e = store_backup(db->store, job->dir, job->keep, &report, &ec);
+    enum err e = check_keys_dir(db, job, &ec);
     if (e == ERR_OK)
+        e = store_backup(db->store, job->dir, job->keep, &report, &ec);
+    if (e == ERR_OK) {
         report_of(&report, &out);
-    else
+        e = back_up_keys(db, job, &out, &ec); /* after the data: no key that it needs is missing */
+    }
+    if (e != ERR_OK)
         (void)fail(&error, e, &ec);
     job->done(job->arg, e == ERR_OK ? &out : NULL, &error);
     free(job);
@@ -82,16 +116,19 @@ static bool start(struct kalamdb *db, struct backup_job *job)
     return started;
 }
 
-void kalamdb_backup(struct kalamdb *db, const char *dir, int keep, kalamdb_backed_up *done, void *arg)
+void kalamdb_backup(
+    struct kalamdb *db, const char *dir, int keep, const char *keys, kalamdb_backed_up *done, void *arg)
 {
     struct errctx ec;
     struct kalamdb_error error;
-    size_t n = strlen(dir) + 1;
-    struct backup_job *job = malloc(sizeof *job + n);
+    size_t n = strlen(dir) + 1, nkeys = keys != NULL ? strlen(keys) + 1 : 0;
+    struct backup_job *job = malloc(sizeof *job + n + nkeys);
     errctx_clear(&ec);
     if (job != NULL) {
         *job = (struct backup_job){.db = db, .done = done, .arg = arg, .keep = keep};
         memcpy(job->dir, dir, n);
+        if (keys != NULL)
+            job->keys = memcpy(job->dir + n, keys, nkeys);
         if (start(db, job))
             return;
         free(job);
@@ -103,13 +140,13 @@ void kalamdb_backup(struct kalamdb *db, const char *dir, int keep, kalamdb_backe
     done(arg, NULL, &error);
 }
 
-kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *data,
+kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *data, const char *keys,
     struct kalamdb_backup *ret, struct kalamdb_error *error)
 {
     struct errctx ec;
     struct backup_report report;
     errctx_clear(&ec);
-    enum err e = store_restore(os_posix(), dir, generation, data, &report, &ec);
+    enum err e = store_restore(os_posix(), dir, generation, data, keys, &report, &ec);
     if (e != ERR_OK)
         return fail(error, e, &ec);
     report_of(&report, ret);

@@ -24,6 +24,7 @@ struct erase_job {
     kalamdb_erased *done; /* NULL: nobody waits */
     void *arg;
     struct erasure go_on; /* user_no 0: to be begun */
+    bool covered;         /* encrypted: backups are, too */
     bool asked;           /* for, not only found unfinished at open */
     int64_t asked_us, not_before_us;
     size_t len;
@@ -59,7 +60,8 @@ static void answer(struct erase_job *job, enum err e, const struct erasure *er, 
             .erased_at_us = er->erased_at_us,
             .messages = er->messages,
             .files = er->files,
-            .bytes = er->bytes};
+            .bytes = er->bytes,
+            .backups_covered = job->covered};
         job->done(job->arg, &out, &error);
     }
     job->done = NULL;
@@ -79,7 +81,9 @@ static enum err go_on(struct kalamdb *db, struct erasure *e, struct errctx *ec)
 {
     uint64_t *users = NULL;
     size_t nusers = 0;
-    enum err err = streams_erase(db, e, ec);
+    enum err err = store_erase_key(db->store, e, ec);
+    if (err == ERR_OK)
+        err = streams_erase(db, e, ec);
     if (err == ERR_OK)
         err = erase_sent(db, e, &users, &nusers, ec);
     if (err == ERR_OK)
@@ -291,6 +295,9 @@ enum err erasures_open(struct kalamdb *db, struct errctx *ec)
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&es->listener_lock, NULL);
     db->erasures = es;
+    enum err e = store_erase_lost(db->store, (uint8_t)db->options.erase_sent, chat_group_leave, ec);
+    if (e != ERR_OK)
+        return e;
     return store_erase_unfinished(db->store, resume, es, ec);
 }
 
@@ -344,6 +351,7 @@ void kalamdb_erase(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_erase
         job->done = done;
         job->arg = arg;
         job->asked = true;
+        job->covered = db->vault != NULL;
         job->asked_us = os_monotonic_us(db->os);
         if (submit(db->erasures, job))
             return;

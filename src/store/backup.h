@@ -66,9 +66,10 @@ enum err store_backup(
  * checksum. Until it is whole, a mark keeps servers from opening it. Feeds get other names, so that clients
  * ask for everything anew. */
 enum err store_restore(const struct os *os, const char *dir, uint32_t generation, const char *data,
-    struct backup_report *ret, struct errctx *ec) CHECKED;
+    const char *keys, struct backup_report *ret, struct errctx *ec) CHECKED;
 
 /* The mark, below the private folder. */
 #define RESTORING_MARK "restoring"
+#define RESTORED_MARK "restored" /* until what was erased since the backup is erased again */
 
 #endif

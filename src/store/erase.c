@@ -17,7 +17,7 @@ void store_erase_set_hook(struct store *s, const struct erase_hook *hook)
     s->erase_hook = hook != NULL ? *hook : (struct erase_hook){0};
 }
 
-static enum err step(struct store *s, enum erase_step at, struct errctx *ec)
+enum err erase_step_done(struct store *s, enum erase_step at, struct errctx *ec)
 {
     if (s->erase_hook.step != NULL && !s->erase_hook.step(s->erase_hook.arg, at))
         return err_set(ec, ERR_UNAVAILABLE, "the server is shutting down");
@@ -97,9 +97,10 @@ enum err erase_read_pairs(struct store *s, struct key *from, const struct key *e
         size_t klen, vlen;
         const char *key = rocksdb_iter_key(it, &klen), *value = rocksdb_iter_value(it, &vlen);
         struct str opened;
-        /* Keys are enough to delete what cannot be read any more. */
-        if (store_unseal(s, str_n(key, klen), str_n(value, vlen), &scratch, &opened, &why) != ERR_OK)
-            opened = STR("");
+        enum err u = store_unseal(s, str_n(key, klen), str_n(value, vlen), &scratch, &opened, &why);
+        /* Keys are enough to delete what cannot be read any more; its bytes are counted. */
+        if (u != ERR_OK)
+            opened = u == ERR_UNAVAILABLE ? str_n(value, vlen) : STR("");
         buf_lstr(out, str_n(key, klen));
         buf_lstr(out, opened);
         if (klen < sizeof from->bytes) {
@@ -329,7 +330,7 @@ enum err store_erase_begin(struct store *s, struct str user_id, uint8_t sent, er
         take_back(s, user_id);
     if (err == ERR_OK && o.begun) {
         uncount(s, &o);
-        err = step(s, ERASE_BEGUN, ec);
+        err = erase_step_done(s, ERASE_BEGUN, ec);
     }
     if (err == ERR_OK) {
         o.e.begun = o.begun;
@@ -430,7 +431,7 @@ static enum err erase_range(struct store *s, struct erasure *e, struct key from,
         if (err == ERR_OK && n > 0)
             err = store_commit_wait(s, &o.op, ec);
         if (err == ERR_OK)
-            err = step(s, ERASE_CHUNK, ec);
+            err = erase_step_done(s, ERASE_CHUNK, ec);
     }
     buf_release(&found);
     return err;
@@ -468,7 +469,7 @@ static enum err erase_files(struct store *s, const struct erasure *e, struct err
     } else if (err == ERR_NOT_FOUND) { /* done before */
         err = ERR_OK;
     }
-    return err == ERR_OK ? step(s, ERASE_FILES, ec) : err;
+    return err == ERR_OK ? erase_step_done(s, ERASE_FILES, ec) : err;
 }
 
 struct last_op {
@@ -517,7 +518,7 @@ static enum err erase_partition(struct store *s, struct erasure *e, struct errct
         err = erase_files(s, e, ec);
     if (err == ERR_OK)
         err = store_commit_wait(s, &last.op, ec);
-    return err == ERR_OK ? step(s, ERASE_ROWS, ec) : err;
+    return err == ERR_OK ? erase_step_done(s, ERASE_ROWS, ec) : err;
 }
 
 enum err store_erase_rows(struct store *s, struct erasure *e, struct errctx *ec)
@@ -567,7 +568,7 @@ enum err store_erase_settle(struct store *s, const uint64_t *users, size_t nuser
             err = consolidate_now(s, users[i], ec);
         pthread_mutex_unlock(&s->consolidator->work);
     }
-    return err == ERR_OK ? step(s, ERASE_SETTLED, ec) : err;
+    return err == ERR_OK ? erase_step_done(s, ERASE_SETTLED, ec) : err;
 }
 
 enum err store_erase_finish(struct store *s, struct erasure *e, struct errctx *ec)
@@ -583,6 +584,6 @@ enum err store_erase_finish(struct store *s, struct erasure *e, struct errctx *e
         remove_folder(s, e->user_id); /* nobody reads a file of it any more */
     pthread_mutex_unlock(&s->consolidator->work);
     if (err == ERR_OK)
-        err = step(s, ERASE_PURGED, ec);
+        err = erase_step_done(s, ERASE_PURGED, ec);
     return err == ERR_OK ? store_commit_wait(s, &last.op, ec) : err;
 }

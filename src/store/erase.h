@@ -2,6 +2,8 @@
  *
  *   store_erase_begin   ONE commit: the id loses its number (whoever comes by that id later is somebody
  *         ↓             else: an empty partition, another feed), its tokens are void, the record says so
+ *   store_erase_key     the user's data key is destroyed: their values and files are noise from here on
+ *         ↓
  *      [engine]         what they sent to groups, in other users' tables
  *         ↓
  *   store_erase_rows    the partition's keys, in chunks; files and blobs
@@ -34,6 +36,12 @@ struct erasure {
 
 /* Ends a present member's membership in a group, as when leaving. */
 typedef enum err erase_leave_fn(struct txn *txn, struct group *g, struct member *m, struct errctx *ec);
+/* Destroys the user's key, after which nothing of the partition can be read, in a file, a log, or a backup;
+ * right after store_erase_begin, and again wherever the erasure is gone on with. */
+enum err store_erase_key(struct store *s, const struct erasure *e, struct errctx *ec) CHECKED;
+/* After a restore: begins the erasure of everybody whose key was destroyed since the backup was made. Before
+ * anybody writes. */
+enum err store_erase_lost(struct store *s, uint8_t sent, erase_leave_fn *leave, struct errctx *ec) CHECKED;
 /* Begins, or finds the erasure that began before and after which the user did not come back (finished, or to
  * be gone on with): *ret either way. NOT_FOUND: never was a user. */
 enum err store_erase_begin(struct store *s, struct str user_id, uint8_t sent, erase_leave_fn *leave,
@@ -67,7 +75,15 @@ enum err store_erase_unfinished(struct store *s,
     struct errctx *ec) CHECKED;
 
 /* Tests: where the work may stop as in a crash (return false). */
-enum erase_step { ERASE_BEGUN, ERASE_SETTLED, ERASE_CHUNK, ERASE_FILES, ERASE_ROWS, ERASE_PURGED };
+enum erase_step {
+    ERASE_BEGUN,
+    ERASE_KEYLESS,
+    ERASE_SETTLED,
+    ERASE_CHUNK,
+    ERASE_FILES,
+    ERASE_ROWS,
+    ERASE_PURGED
+};
 struct erase_hook {
     bool (*step)(void *arg, enum erase_step step);
     void *arg;

@@ -51,6 +51,9 @@ enum err erase_work_each_place(const struct erase_work *w,
     struct errctx *ec) CHECKED;
 void erase_work_release(struct erase_work *w);
 
+/* erase.c: the hook, and whether the server stops. */
+enum err erase_step_done(struct store *s, enum erase_step at, struct errctx *ec) CHECKED;
+
 /* Threads: any. */
 void erased_init(struct erased *set);
 void erased_release(struct erased *set);

@@ -59,6 +59,8 @@ enum err txn_group_member(struct txn *txn, const struct group *g, struct str use
 /* Writes the entry and counts g->nmembers; the caller puts the group. values[] borrow or own as they like. */
 enum err txn_group_member_put(struct txn *txn, struct group *g, struct member *m, struct errctx *ec) CHECKED;
 /* Makes a present member a past one, in the list and in the user's membership. */
+/* Was the key of the user's partition destroyed? Their own rows cannot be read or written any more. */
+bool txn_partition_lost(struct txn *txn, uint64_t user_no);
 enum err txn_group_member_remove(
     struct txn *txn, struct group *g, struct member *m, struct errctx *ec) CHECKED;
 /* By user id; in the txn's arena. */

@@ -170,6 +170,7 @@ struct store {
     char feed_tag[FEED_TAG_BYTES]; /* mixed into feeds' names; read at open */
     bool has_feed_tag;
 
+    _Atomic bool search_lost; /* restored: users whose key was destroyed are nobody (erase_key.c) */
     struct erased erased;
     struct revoked revoked;
     struct erase_hook erase_hook; /* zero: none */
@@ -190,7 +191,7 @@ struct store {
 /* Are files and values sealed here? Fixed when the directory is made. */
 static inline bool store_encrypts(const struct store *s)
 {
-    return s->cfg.vault != NULL || s->cfg.seal_files;
+    return s->vault != NULL;
 }
 
 /* For operators in store_writable, stats. Free space is measured at most this often. */
@@ -271,6 +272,9 @@ void snapshots_make_stale(struct store *s);
 struct manifest *manifest_cache_get(struct store *s, uint64_t user_no, uint64_t epoch);
 void manifest_cache_put(struct store *s, uint64_t user_no, struct manifest *m);
 void manifest_cache_clear(struct store *s);
+void manifest_cache_forget(struct store *s, uint64_t user_no);
+/* erase_key.c: was this directory restored, and not yet searched for users whose key is gone? */
+bool erase_lost_pending(const struct store *s);
 /* iter.c: gives back what the iterator holds of the database; it is stale from then on. */
 void hot_iter_make_stale(struct hot_iter *it);
 /* Of the row that hot_iter_next gave last: its conversation's number. Not for SCAN_TABLE. */

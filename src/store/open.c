@@ -312,6 +312,8 @@ enum err store_open(const struct store_config *cfg, struct store **ret, struct e
     if (e == ERR_OK)
         e = revoked_load(s, ec);
     if (e == ERR_OK)
+        atomic_store(&s->search_lost, erase_lost_pending(s));
+    if (e == ERR_OK)
         e = orphans_open(s, ec);
     if (e == ERR_OK)
         e = consolidator_open(s, &s->consolidator, ec);

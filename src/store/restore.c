@@ -15,7 +15,7 @@
 
 struct restore {
     const struct os *os;
-    const char *dir, *data;
+    const char *dir, *data, *keys; /* keys: a copy of the ring, or NULL */
     struct backup_list list;
     struct buf from, to;
 };
@@ -51,7 +51,11 @@ static enum err set_mark(struct restore *r, struct errctx *ec)
 
 static enum err clear_mark(struct restore *r, struct errctx *ec)
 {
-    enum err err = backup_join(&r->to, r->data, STR(PRIVATE_DIR "/" RESTORING_MARK), ec);
+    enum err err = backup_join(&r->to, r->data, STR(PRIVATE_DIR "/" RESTORED_MARK), ec);
+    if (err == ERR_OK)
+        err = os_write_file(r->os, r->to.ptr, STR("Restored, and not opened since.\n"), 0600, ec);
+    if (err == ERR_OK)
+        err = backup_join(&r->to, r->data, STR(PRIVATE_DIR "/" RESTORING_MARK), ec);
     int rc = err == ERR_OK ? r->os->unlink(r->os->ctx, r->to.ptr) : 0;
     if (rc < 0)
         err = backup_io(ec, "cannot remove", r->to.ptr, -rc);
@@ -259,6 +263,12 @@ static enum err newest(const char *dir, uint32_t *ret, struct errctx *ec)
     return err;
 }
 
+static enum err restore_keys(struct restore *r, struct errctx *ec)
+{
+    enum err err = backup_join(&r->to, r->data, STR(PRIVATE_DIR "/keys"), ec);
+    return err == ERR_OK ? vault_ring_restore(r->os, r->keys, r->to.ptr, ec) : err;
+}
+
 static enum err run(struct restore *r, uint32_t generation, struct errctx *ec)
 {
     enum err err = ERR_OK;
@@ -278,13 +288,15 @@ static enum err run(struct restore *r, uint32_t generation, struct errctx *ec)
         err = tag_feeds(r, ec);
     if (err == ERR_OK)
         err = sync_hot(r, ec);
+    if (err == ERR_OK && r->keys != NULL)
+        err = restore_keys(r, ec);
     return err == ERR_OK ? clear_mark(r, ec) : err;
 }
 
 enum err store_restore(const struct os *os, const char *dir, uint32_t generation, const char *data,
-    struct backup_report *ret, struct errctx *ec)
+    const char *keys, struct backup_report *ret, struct errctx *ec)
 {
-    struct restore r = {.os = os, .dir = dir, .data = data};
+    struct restore r = {.os = os, .dir = dir, .data = data, .keys = keys};
     backup_list_init(&r.list);
     enum err err = run(&r, generation, ec);
     if (err == ERR_OK)

@@ -17,8 +17,7 @@ bool key_sealed(struct str key)
     case SPACE_GROUP:
     case SPACE_GROUP_MEMBERS:
     case SPACE_STREAMS:
-    case SPACE_REFS:
-    case SPACE_REF_KEYS:
+    case SPACE_REF_KEYS: /* not REFS: what an erased user held is let go of without their key */
     case CATALOG_BLOBS:
         return true;
     case SPACE_HEAD: /* ids, numbers, times, sizes */
@@ -26,6 +25,7 @@ bool key_sealed(struct str key)
     case SPACE_SEQ:
     case SPACE_CLIENT_IDS:
     case SPACE_MEMBERSHIPS:
+    case SPACE_REFS:
     case SPACE_QUOTA:
     case SPACE_ERASED_WORK: /* read when the partition's key is destroyed */
     case CATALOG_FORMAT:

@@ -44,6 +44,17 @@ void manifest_cache_put(struct store *s, uint64_t user_no, struct manifest *m)
     manifest_unref(old);
 }
 
+void manifest_cache_forget(struct store *s, uint64_t user_no)
+{
+    struct manifest_slot *slot = &s->manifests.slots[user_no % MANIFEST_SLOTS];
+    pthread_mutex_lock(&s->manifests.lock);
+    if (slot->manifest != NULL && slot->user_no == user_no) {
+        manifest_unref(slot->manifest);
+        slot->manifest = NULL;
+    }
+    pthread_mutex_unlock(&s->manifests.lock);
+}
+
 void manifest_cache_clear(struct store *s)
 {
     pthread_mutex_lock(&s->manifests.lock);
@@ -108,6 +119,11 @@ static void tag_feed(struct head *h, const struct store *s)
 
 static enum err read_head(struct snapshot *snap, struct errctx *ec)
 {
+    struct store *s = snap->store;
+    if (atomic_load(&s->search_lost) && vault_key_destroyed(s->vault, snap->user_no)) {
+        snap->user_no = 0;
+        return ERR_NOT_FOUND;
+    }
     struct key k = key_prefix(snap->user_no, SPACE_HEAD);
     struct str value;
     enum err e = get_locked(snap, &k, &value, ec);

@@ -39,7 +39,6 @@ struct store_config {
     int64_t tombstone_retention_s;
     size_t block_cache_bytes, write_buffer_bytes;
     uint64_t cold_cache_bytes; /* of Parquet files kept in memory for workers; 0: none */
-    bool seal_files;           /* content files are sealed even without a vault (tests) */
 };
 
 struct store;

@@ -197,6 +197,8 @@ enum err txn_group_member_remove(struct txn *txn, struct group *g, struct member
     struct conversation c;
     m->present = false;
     enum err e = txn_group_member_put(txn, g, m, ec);
+    if (txn_partition_lost(txn, m->user_no))
+        return e; /* their own rows go as a whole */
     if (e == ERR_OK)
         e = txn_conversation(txn, m->user_no, m->values[MEMBER_CONVERSATION_ID].s, &c, ec);
     if (e == ERR_OK && c.conv_no != 0)

@@ -228,6 +228,17 @@ bool ring_has(struct ring *r, uint64_t owner)
     return has;
 }
 
+bool ring_is_destroyed(struct ring *r, uint64_t owner)
+{
+    struct errctx ec;
+    uint8_t slot[RING_SLOT_BYTES];
+    pthread_mutex_lock(&r->lock);
+    bool is = find_pending(r, owner) == NULL && read_slot(r, owner, slot, &ec) == ERR_OK &&
+              slot_valid(r, owner, slot) && slot[AT_STATE] == SLOT_DESTROYED;
+    pthread_mutex_unlock(&r->lock);
+    return is;
+}
+
 enum err ring_make(struct ring *r, uint64_t owner, bool *ret_new, struct errctx *ec)
 {
     uint8_t slot[RING_SLOT_BYTES];

@@ -42,6 +42,7 @@ enum err ring_run_id(
 enum err ring_key(struct ring *r, uint64_t owner, uint32_t generation, uint32_t *ret_generation,
     uint8_t ret[VAULT_KEY_BYTES], struct errctx *ec) CHECKED;
 bool ring_has(struct ring *r, uint64_t owner);
+bool ring_is_destroyed(struct ring *r, uint64_t owner);
 /* As vault_key_make, vault_flush, vault_key_destroy. *ret_new: it did not exist. */
 enum err ring_make(struct ring *r, uint64_t owner, bool *ret_new, struct errctx *ec) CHECKED;
 enum err ring_flush(struct ring *r, struct errctx *ec) CHECKED;

@@ -6,6 +6,7 @@
 #include "vault/vault.h"
 #include "vault/crypt.h"
 #include "vault/ring.h"
+#include "vault/ring_copy.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -117,6 +118,16 @@ enum err vault_flush(struct vault *v, struct errctx *ec)
 bool vault_key_exists(struct vault *v, uint64_t owner)
 {
     return v != NULL && ring_has(v->ring, owner);
+}
+
+bool vault_key_destroyed(struct vault *v, uint64_t owner)
+{
+    return v != NULL && ring_is_destroyed(v->ring, owner);
+}
+
+enum err vault_backup(struct vault *v, const char *dir, size_t *ret_files, struct errctx *ec)
+{
+    return ring_backup(v->ring, dir, ret_files, ec);
 }
 
 /* Whoever loads a context holds the set's lock from its read of the ring on, so what was read before the

@@ -50,6 +50,14 @@ enum err vault_key_destroy(struct vault *v, uint64_t owner, struct errctx *ec) C
 bool vault_key_exists(struct vault *v, uint64_t owner);
 /* Can values be sealed for the partition? Errors as vault_seal. */
 enum err vault_ready(struct vault *v, uint64_t owner, struct errctx *ec) CHECKED;
+/* Was there one, and was it destroyed? Not where the ring merely knows nothing of the partition. */
+bool vault_key_destroyed(struct vault *v, uint64_t owner);
+/* The ring as it is now into `dir`, made when absent, in place of what is there of it: destroyed keys are
+ * gone from it, too. The master key is not in it. INVALID_REQUEST, CONFLICT: something else lies there; IO.
+ */
+enum err vault_backup(struct vault *v, const char *dir, size_t *ret_files, struct errctx *ec) CHECKED;
+/* Such a copy becomes the ring of a data directory. INVALID_REQUEST: it is none; IO. */
+enum err vault_ring_restore(const struct os *os, const char *from, const char *to, struct errctx *ec) CHECKED;
 
 /* Appends to `out`. The key must be there: NOT_FOUND where it was destroyed. */
 enum err vault_seal(struct vault *v, uint64_t owner, struct str aad, struct str plain, struct buf *out,

@@ -721,11 +721,13 @@ void kalamdb_import_abort(struct kalamdb_import *im)
 }
 
 /* Directory "/full": a disk without space. */
-void kalamdb_backup(struct kalamdb *db, const char *dir, int keep, kalamdb_backed_up *done, void *arg)
+void kalamdb_backup(
+    struct kalamdb *db, const char *dir, int keep, const char *keys, kalamdb_backed_up *done, void *arg)
 {
     (void)db;
     struct kalamdb_error error = {.code = KALAMDB_OK};
-    struct kalamdb_backup backup = {.generation = 7, .removed = (uint32_t)keep, .files = 3, .bytes = 30};
+    struct kalamdb_backup backup = {
+        .generation = 7, .removed = (uint32_t)keep, .files = 3, .bytes = 30, .key_files = keys != NULL};
     bool full = strcmp(dir, "/full") == 0;
     if (full) {
         error.code = ERR_INTERNAL;

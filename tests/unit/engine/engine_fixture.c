@@ -23,6 +23,8 @@ void engine_open(struct engine *e)
     e->options.hot_tail_rows = 4;
     e->options.workers = 2;
     e->options.durability = KALAMDB_ASYNC; /* tests of rules, not of disks */
+    const char *encryption = getenv("KALAMDB_TEST_ENCRYPTION");
+    e->options.encryption = encryption != NULL && strcmp(encryption, "on") == 0;
     open_db(e);
 }
 

@@ -66,6 +66,11 @@ static enum err damage_apply(struct commit_op *op, struct txn *txn, struct errct
         txn_delete(txn, &k);
         return ERR_OK;
     }
+    if (d->user_delta < 0) { /* the count alone: a key goes with the last row, and is not made up again */
+        struct key k = key_ref(d->user_no, SPACE_REFS, d->ref);
+        txn_delete(txn, &k);
+        return ERR_OK;
+    }
     return txn_ref_repair(txn, d->user_no, d->ref, d->user_delta, d->total_delta, ec);
 }
 

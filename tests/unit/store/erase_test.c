@@ -31,6 +31,8 @@ static enum err erase(struct store *s, struct erasure *e, struct errctx *ec)
     if (e->user_no == 0)
         err = store_erase_begin(s, ALICE, 1, no_groups, e, ec);
     if (err == ERR_OK && !e->finished)
+        err = store_erase_key(s, e, ec);
+    if (err == ERR_OK && !e->finished)
         err = store_erase_settle(s, NULL, 0, ec);
     if (err == ERR_OK && !e->finished)
         err = store_erase_rows(s, e, ec);
