@@ -256,7 +256,7 @@ static void round_of(bool encryption)
     }
     shell("rm -rf", w.dir, "");
     struct kalamdb_backup done;
-    must(kalamdb_restore(w.backup, 0, w.dir, &done, &w.error), "restore");
+    must(kalamdb_restore(w.backup, 0, w.dir, NULL, &done, &w.error), "restore");
     if (encryption) { /* keys are not in a backup */
         char from[512], to[256];
         snprintf(from, sizeof from, "%s/.kalamdb/keys %s/.kalamdb/master.key", pristine, pristine);

@@ -223,7 +223,7 @@ static kalamdb_code op_restore(struct round *r)
     snprintf(command, sizeof command, "rm -rf %s", dir);
     if (system(command) != 0) /* what a failed one left is refused: removed, as its text says */
         abort();
-    return kalamdb_restore(r->w->backup, 0, dir, &done, &r->w->error);
+    return kalamdb_restore(r->w->backup, 0, dir, NULL, &done, &r->w->error);
 }
 
 /* What an operation that succeeds does to the user's rows; may say unknown. */

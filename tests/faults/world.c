@@ -248,7 +248,7 @@ static void on_backup(void *arg, const struct kalamdb_backup *backup, const stru
 kalamdb_code world_backup(struct world *w)
 {
     struct answer a = ANSWER;
-    kalamdb_backup(w->db, w->backup, 2, on_backup, &a);
+    kalamdb_backup(w->db, w->backup, 2, NULL, on_backup, &a);
     return await(w, &a);
 }
 
