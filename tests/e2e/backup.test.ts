@@ -260,3 +260,47 @@ test("damage is found, half a restore is recognised, a kill leaves older backups
   rmSync(full, { recursive: true });
   await server.destroy();
 });
+
+test("a backup from before an erasure gives nothing of the erased, with the keys of today", async () => {
+  const key = "0123456789abcdef".repeat(4);
+  const sealed = { ...quiet, KALAMDB_ENCRYPTION: "on", KALAMDB_MASTER_KEY: key };
+  const server = await Server.start(sealed);
+  const dir = temporaryFolder(), keys = join(temporaryFolder(), "keys");
+  const admin = server.token("root", "admin");
+  const large = "L".repeat(150000);
+  for (const user of ["alice", "bob"]) {
+    await server.say(user, "c", `planted-${user}`);
+    await server.say(user, "c", large);
+  }
+  assert.equal((await backup(server, dir)).status, 200);
+  const receipt = await server.request("DELETE", "/api/v1/users/alice", { token: admin });
+  assert.equal(receipt.status, 200, JSON.stringify(receipt.body));
+  assert.equal(receipt.body.backups, "covered");
+  // Keys beside what they open are refused; apart, they are the newest state.
+  let answer = await server.request("POST", "/api/v1/admin/backup", { token: admin, body: { to: dir, keys: join(dir, "keys") } });
+  assert.equal(answer.status, 400);
+  assert.match(answer.body.message, /lies in the backup/);
+  answer = await server.request("POST", "/api/v1/admin/backup", { token: admin, body: { to: dir, keys } });
+  assert.equal(answer.status, 200, JSON.stringify(answer.body));
+  assert.deepEqual(readdirSync(keys).sort(), ["000000.ring", "ring", "runs"]);
+  await server.stop();
+
+  const data = join(temporaryFolder(), "new");
+  const run = cli("restore", "--from", dir, "--backup", "1", "--data", data, "--keys", keys);
+  assert.equal(run.status, 0, run.stderr);
+  const again = await Server.start(sealed, [], data);
+  // To the server that comes back she is erased: her folder goes, nobody reads a row.
+  for (let i = 0; i < 200 && existsSync(join(data, "alice")); i++) await new Promise((r) => setTimeout(r, 50));
+  assert.ok(!existsSync(join(data, "alice")));
+  assert.ok(!existsSync(join(data, ".kalamdb", "restored")));
+  const asked = await again.request("POST", "/api/v1/query", {
+    token: again.token("root", "admin"),
+    body: { sql: "SELECT count(*) FROM alice.messages" },
+  });
+  assert.deepEqual(asked.body.rows ?? [[0]], [[0]], JSON.stringify(asked.body));
+  const rows = (await again.sql("bob", "SELECT content, content_ref FROM messages ORDER BY msg_id")).rows;
+  assert.equal(rows[0][0], "planted-bob");
+  const content = await again.request("GET", `/api/v1/content/${rows[1][1]}`, { token: again.token("bob") });
+  assert.equal(content.status, 200);
+  await again.stop();
+});
