@@ -45,6 +45,11 @@ const struct setting *setting_find(struct str name)
     return NULL;
 }
 
+static bool is_secret(const struct setting *s)
+{
+    return s->kind == SETTING_SECRET || s->kind == SETTING_ENV;
+}
+
 static char **text_field(struct config *c, const struct setting *s)
 {
     return (char **)(void *)((char *)c + s->offset);
@@ -300,7 +305,7 @@ void config_release(struct config *c)
         const struct setting *s = &settings[i];
         if (s->kind != SETTING_INT && s->kind != SETTING_BOOL) {
             char *text = *text_field(c, s);
-            if (text != NULL && (s->kind == SETTING_SECRET || s->kind == SETTING_ENV))
+            if (text != NULL && is_secret(s))
                 explicit_bzero(text, strlen(text));
             free(text);
             *text_field(c, s) = NULL;
@@ -333,7 +338,7 @@ void config_print(const struct config *c, struct buf *b)
             buf_str(b, *bool_field(m, s) ? STR("true") : STR("false"));
         } else if (*text_field(m, s) == NULL) {
             buf_str(b, STR("null"));
-        } else if (s->kind == SETTING_SECRET || s->kind == SETTING_ENV) {
+        } else if (is_secret(s)) {
             buf_str(b, STR("\"********\""));
         } else {
             print_quoted(b, *text_field(m, s));
@@ -362,7 +367,7 @@ void config_changed_json(const struct config *c, struct buf *b)
         else if (truth)
             buf_str(b, *bool_field(m, s) ? STR("true") : STR("false"));
         else
-            json_str(b, s->kind == SETTING_SECRET ? STR("********") : str_c(text));
+            json_str(b, is_secret(s) ? STR("********") : str_c(text));
     }
     buf_u8(b, '}');
 }
