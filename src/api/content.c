@@ -157,6 +157,7 @@ static void send_content(struct call *c, struct str ref, struct kalamdb_content 
         buf_release(&h);
         return;
     }
+    uint64_t size = content->size; /* closing clears it */
     kalamdb_content_close(content);
     if (a.status == 304) {
         answer(c, 304, STR_NULL, buf_view(&h));
@@ -164,7 +165,7 @@ static void send_content(struct call *c, struct str ref, struct kalamdb_content 
         answer_status(c, 412, STR("INVALID_REQUEST"), STR("If-Match names another content"), STR(""));
     } else {
         buf_clear(&h);
-        buf_printf(&h, "Content-Range: bytes */%llu\r\n", (unsigned long long)content->size);
+        buf_printf(&h, "Content-Range: bytes */%llu\r\n", (unsigned long long)size);
         answer_status(c, 416, STR("INVALID_REQUEST"), STR("the range is beyond the end"), buf_view(&h));
     }
     buf_release(&h);

@@ -326,7 +326,10 @@ static const char *look_at_lines(struct http_parser *p, const char *data, size_t
         if (p->line_bytes > 1)
             p->lines++;
         else
-            p->head_seen = p->lines > 0; /* blank lines before a request are allowed */
+            p->head_seen = p->lines > 0;
+        /* RFC 9112, 2.2: blank lines before a request are allowed, which needs no flood of them. */
+        if (p->lines == 0 && ++p->blank_lines > HTTP_BLANK_LINES_MAX)
+            return "too many blank lines";
         p->line_bytes = 0;
         i = end + 1;
         if (p->head_seen)
@@ -361,7 +364,7 @@ enum http_progress http_parser_feed(struct http_parser *p, const char *data, siz
         if (p->stopped == HTTP_MESSAGE) {
             p->begun = p->head_seen = false;
             p->framing_bytes = 0;
-            p->line_bytes = p->lines = 0;
+            p->line_bytes = p->lines = p->blank_lines = 0;
             p->span = SPAN_NONE;
         }
         return p->stopped;

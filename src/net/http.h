@@ -9,7 +9,8 @@
 #include <llhttp.h>
 
 #define HTTP_HEADERS_MAX 64
-#define HTTP_HEAD_BYTES_MAX 16384   /* target and header names and values together */
+#define HTTP_HEAD_BYTES_MAX 16384 /* target and header names and values together */
+#define HTTP_BLANK_LINES_MAX 16
 #define HTTP_FRAMING_BYTES_MAX 4096 /* around one chunk's data: its size line, extensions, trailers */
 
 enum http_failure {
@@ -83,7 +84,7 @@ struct http_parser {
     enum http_failure failure;
     const char *why; /* static text for a failure */
     /* where the look at the head's raw lines stands */
-    uint32_t line_bytes, lines;
+    uint32_t line_bytes, lines, blank_lines;
     char last_byte;
     bool head_seen;
     /* chunked: bytes since the last one of a body, up to `framed_to` of those fed */

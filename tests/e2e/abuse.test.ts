@@ -150,7 +150,7 @@ describe("requests", () => {
       assert.deepEqual(await endless(chunked, `4000\r\n${"a".repeat(0x4000)}\r\n`), [413]);
       assert.deepEqual(await endless(`${chunked}1;`, "e".repeat(4000)), [431]);
       assert.deepEqual(await endless(`${chunked}0\r\n`, "T: trailer\r\n".repeat(100)), [431]);
-      assert.deepEqual(await endless("", "\r\n".repeat(1000)).then((got) => got.length), 0);
+      assert.deepEqual(await endless("", "\r\n".repeat(1000)), [400]);
     });
   });
 

@@ -243,6 +243,23 @@ static void framing(void **state)
     framed(1000000, false, "!431");
 }
 
+static void blank_lines(void **state)
+{
+    (void)state;
+    struct buf in = {0};
+    for (int i = 0; i < HTTP_BLANK_LINES_MAX; i++)
+        buf_str(&in, STR("\r\n"));
+    buf_printf(&in, "GET / HTTP/1.1\r\n" HOST "\r\n");
+    buf_u8(&in, 0);
+    expect(in.ptr, "GET / keep;");
+    buf_clear(&in);
+    for (int i = 0; i <= HTTP_BLANK_LINES_MAX; i++)
+        buf_str(&in, STR("\r\n"));
+    buf_u8(&in, 0);
+    expect(in.ptr, "!400");
+    buf_release(&in);
+}
+
 static void coded_bodies(void **state)
 {
     (void)state;
@@ -264,6 +281,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(whole_requests), cmocka_unit_test(upgrades),
         cmocka_unit_test(smuggling_shapes), cmocka_unit_test(limits), cmocka_unit_test(framing),
-        cmocka_unit_test(coded_bodies), cmocka_unit_test(dates)};
+        cmocka_unit_test(blank_lines), cmocka_unit_test(coded_bodies), cmocka_unit_test(dates)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
