@@ -160,15 +160,15 @@ void net_respond_file(struct net_request *r, int status, struct str content_type
 {
     bool wanted = r->in.method != HTTP_M_HEAD;
     struct file_answer *file = wanted ? file_answer_new(r->loop, from, offset, length) : NULL;
-    if (file == NULL)
-        from.close(from.arg);
     buf_clear(&r->body);
     r->body.failed = file == NULL && wanted;
-    if (!begin_answer(r)) {
+    if (begin_answer(r)) {
+        r->file = file;
+        request_head(r, &r->head, status, content_type, headers, (int64_t)length);
+        end_answer(r);
+    } else {
         file_answer_free(file);
-        return;
     }
-    r->file = file;
-    request_head(r, &r->head, status, content_type, headers, (int64_t)length);
-    end_answer(r);
+    if (file == NULL) /* last: content_type may live in it */
+        from.close(from.arg);
 }
