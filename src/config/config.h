@@ -87,7 +87,7 @@
         "what an erased user sent to groups: sender replaced, content dropped too, left "                    \
         "[anonymize|redact|keep]")                                                                           \
     X(INT, tombstone_retention_s, 2592000, 1, 2000000000, "how long deletions can be replayed")              \
-    X(CHOICE, encryption, "off", 0, 0, "encryption at rest; fixed when the data directory is made [on|off]") \
+    X(CHOICE, encryption, "on", 0, 0, "encryption at rest; fixed when the data directory is made [on|off]") \
     X(STRING, master_key_file, NULL, 0, 0,                                                                   \
         "master key: 32 raw bytes, 64 hex digits or base64; made as .kalamdb/master.key when neither this "  \
         "nor KALAMDB_MASTER_KEY is set")                                                                     \
