@@ -83,8 +83,14 @@ static void crash(void)
 static int disk_hook(void *arg, enum disk_call call, const char *path)
 {
     (void)arg;
-    if (call == DISK_SYNC && chance(3))
-        sched_delay_us((int64_t)(chance(50) ? draw(200000) : draw(3000)));
+    /* Before its effect, while other file calls wait, or after it. */
+    if (call == DISK_SYNC && chance(3)) {
+        int64_t us = (int64_t)(chance(20) ? draw(200000) : draw(3000));
+        if (chance(2))
+            sched_delay_us(us);
+        else
+            sched_sleep_us(us);
+    }
     if (!world->faults || *path == '\0' || call == DISK_MMAP || call == DISK_SOCKET || call == DISK_READ ||
         call == DISK_OPEN)
         return 0;

@@ -68,9 +68,10 @@ static size_t read_content(int user, struct kalamdb_str ref, char *ret)
         fail("u%d cannot open %.*s: %s (%s)", user, (int)ref.len, ref.ptr, error.message, error.internal);
     size_t n = 0;
     kalamdb_code code = kalamdb_content_read(&c, 0, ret, CONTENT_MAX, &n, &error);
+    uint64_t size = c.size;
     kalamdb_content_close(&c);
-    if (code != KALAMDB_OK || n != c.size)
-        fail("%.*s has %zu bytes, not %llu", (int)ref.len, ref.ptr, n, (unsigned long long)c.size);
+    if (code != KALAMDB_OK || n != size)
+        fail("%.*s has %zu bytes, not %llu", (int)ref.len, ref.ptr, n, (unsigned long long)size);
     return n;
 }
 
