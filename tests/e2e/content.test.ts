@@ -174,7 +174,8 @@ test("SIGKILL during spills and uploads leaves rows and files that agree", async
         // Every row's file is there, whole.
         const item = sent.get(key)!;
         assert.equal(conversation, item.conversation);
-        assert.ok(readFileSync(join(server.data, ref), "utf8") === item.text, `${key}: another text in ${ref}`);
+        const file = await fetch(`${server.url}/api/v1/content/${ref}`, { headers: { authorization: `Bearer ${server.token(user)}` } });
+        assert.ok((await file.text()) === item.text, `${key}: another text in ${ref}`);
       }
     }
     for (const key of acked.keys()) assert.ok(seen.has(key), `${key} was acknowledged and is gone`);

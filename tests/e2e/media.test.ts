@@ -111,7 +111,10 @@ describe("uploads", () => {
       rowsAffected: 1,
     });
     assert.equal(content_ref, `ua/media-${/media-(\d+)/.exec(content_ref)![1]}.png`);
-    assert.deepEqual(readFileSync(join(s.data, content_ref)), image);
+    // Sealed on the disk, whole to its reader.
+    assert.ok(!readFileSync(join(s.data, content_ref)).includes(image.subarray(0, 24)));
+    const stored = await fetch(`${s.url}/api/v1/content/${content_ref}`, { headers: { authorization: `Bearer ${s.token("ua")}` } });
+    assert.deepEqual(Buffer.from(await stored.arrayBuffer()), image);
     const { rows } = await s.sql("ua", "SELECT content, content_ref, conversation_type, metadata FROM messages WHERE msg_id = $1", [msg_id]);
     assert.equal(rows[0][0], "look");
     assert.equal(rows[0][1], content_ref);
