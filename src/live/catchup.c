@@ -485,7 +485,7 @@ static enum step_result end(struct catchup *s)
     struct live_sub *sub = s->sub;
     struct shard *sh = live_shard(sub->live, sub->feed->user_no);
     pthread_mutex_lock(&sh->lock);
-    sub->pos = s->to + (PLANT(REPLAY_JOIN) && s->replay);
+    sub->pos = s->to + PLANT(REPLAY_JOIN);
     sub->following = true;
     pthread_mutex_unlock(&sh->lock);
     catchup_free(s);

@@ -63,8 +63,11 @@ static void stuck(const char *why)
     fail("%s", why);
 }
 
+static bool crashing;
+
 static void crash(void)
 {
+    crashing = true;
     sched_calm(true);
     bool power = !chance(4);
     trace("crash (%s)", power ? "power" : "kill");
@@ -88,8 +91,15 @@ static int disk_hook(void *arg, enum disk_call call, const char *path)
         int64_t us = (int64_t)(chance(20) ? draw(200000) : draw(3000));
         if (chance(2))
             sched_delay_us(us);
-        else
+        else {
+            /* Machines like to stop just then. */
+            struct sched_state *s = &world->sched;
+            if (s->crash_at != 0 && chance(20))
+                s->crash_at = s->points + 1 + draw(100);
             sched_sleep_us(us);
+            if (crashing)
+                return EIO;
+        }
     }
     if (!world->faults || *path == '\0' || call == DISK_MMAP || call == DISK_SOCKET || call == DISK_READ ||
         call == DISK_OPEN)
