@@ -96,7 +96,9 @@ static int disk_hook(void *arg, enum disk_call call, const char *path)
             struct sched_state *s = &world->sched;
             if (s->crash_at != 0 && chance(20))
                 s->crash_at = s->points + 1 + draw(100);
+            sched_still(true); /* the crash is for a thread that does not hold the disk's lock */
             sched_sleep_us(us);
+            sched_still(false);
             if (crashing)
                 return EIO;
         }
