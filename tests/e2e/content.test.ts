@@ -2,11 +2,11 @@
 // moment of a spill or an upload leaves rows and files that agree.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { random } from "./crash.ts";
-import { Server } from "./harness.ts";
+import { Server, sealedSize } from "./harness.ts";
 
 const LARGE = 102400;
 
@@ -174,8 +174,8 @@ test("SIGKILL during spills and uploads leaves rows and files that agree", async
         // Every row's file is there, whole.
         const item = sent.get(key)!;
         assert.equal(conversation, item.conversation);
-        const file = await fetch(`${server.url}/api/v1/content/${ref}`, { headers: { authorization: `Bearer ${server.token(user)}` } });
-        assert.ok((await file.text()) === item.text, `${key}: another text in ${ref}`);
+        assert.ok((await server.content(user, ref)).equals(Buffer.from(item.text)), `${key}: another text in ${ref}`);
+        assert.equal(statSync(join(server.data, ref)).size, sealedSize(item.text.length));
       }
     }
     for (const key of acked.keys()) assert.ok(seen.has(key), `${key} was acknowledged and is gone`);

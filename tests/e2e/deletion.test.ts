@@ -1,6 +1,6 @@
 // Deleted bytes are gone from a running server's disk after a consolidation that was asked for: every file is searched,
-// logs included, for marks that were planted and deleted in every way. What compression could hide, tests/unit/engine/
-// gone_test.c decodes.
+// logs included, for marks that were planted and deleted in every way; under encryption for the sealed bytes of what was
+// deleted. What compression could hide, tests/unit/engine/gone_test.c decodes.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { readFileSync, readdirSync, statSync } from "node:fs";
@@ -11,7 +11,7 @@ import { Server } from "./harness.ts";
 const LARGE = 102400;
 
 /** Which of the marks are anywhere below the data directory, and in which file. */
-function found(server: Server, marks: Map<string, string>): string[] {
+function found(server: Server, marks: Map<string, string | Buffer>): string[] {
   const out: string[] = [];
   for (const name of readdirSync(server.data, { recursive: true }) as string[]) {
     const path = join(server.data, name);
@@ -27,6 +27,17 @@ function found(server: Server, marks: Map<string, string>): string[] {
   return out.sort();
 }
 
+/** Pieces of every file that a deletion must take: of content, and of batches that it makes be written anew. */
+function sealedPieces(server: Server): Map<string, Buffer> {
+  const pieces = new Map<string, Buffer>();
+  for (const name of readdirSync(server.data, { recursive: true }) as string[]) {
+    if (name.startsWith(".kalamdb") || !/(^|\/)((msg|media)-\d+\.[a-z0-9]+|batch-.*\.parquet\.enc)$/.test(name)) continue;
+    const bytes = readFileSync(join(server.data, name));
+    for (const at of [32, bytes.length >> 1, bytes.length - 16]) pieces.set(`byte ${at} of ${name}`, bytes.subarray(at, at + 16)); // ciphertext and tags
+  }
+  return pieces;
+}
+
 async function ndjson(server: Server, user: string, lines: any[]): Promise<any[]> {
   const answer = await fetch(`${server.url}/api/v1/messages/stream`, {
     method: "POST",
@@ -36,9 +47,9 @@ async function ndjson(server: Server, user: string, lines: any[]): Promise<any[]
   return (await answer.text()).trim().split("\n").map((l) => JSON.parse(l));
 }
 
-for (const whose of [undefined, "alice"]) {
-  it(`leaves the disk after consolidating ${whose ?? "all"}`, async () => {
-    const s = await Server.start();
+for (const [whose, encryption] of [[undefined, "off"], ["alice", "off"], [undefined, "on"], ["alice", "on"]] as const) {
+  it(`leaves the disk after consolidating ${whose ?? "all"}, encryption ${encryption}`, async () => {
+    const s = await Server.start({ KALAMDB_ENCRYPTION: encryption });
     const marks = new Map<string, string>();
     const mark = (what: string) => {
       const text = randomBytes(16).toString("hex");
@@ -78,7 +89,12 @@ for (const whose of [undefined, "alice"]) {
     // to be found: in the files of content, and what is hot in the log
     const before = found(s, marks);
     for (const what of marks.keys())
-      if (/hot$|^(large|media|streamed large)/.test(what)) assert.ok(before.some((f) => f.startsWith(what)), what);
+      if (encryption === "off" && /hot$|^(large|media|streamed large)/.test(what)) assert.ok(before.some((f) => f.startsWith(what)), what);
+    const pieces = encryption === "on" ? sealedPieces(s) : new Map<string, Buffer>();
+    if (encryption === "on") {
+      assert.deepEqual(before, []);
+      assert.deepEqual([...new Set([...pieces.keys()].map((p) => /(msg|media|batch)-/.exec(p)![1]))].sort(), ["batch", "media", "msg"]);
+    }
     const live = await s.sql("alice", "SELECT metadata->>'stream' FROM messages WHERE metadata->>'stream' IS NOT NULL");
     assert.deepEqual(new Set(live.rows.map((r: any) => r[0])), new Set(["interrupted"]));
 
@@ -91,6 +107,7 @@ for (const whose of [undefined, "alice"]) {
     if (whose !== undefined) await s.consolidate("bob");
     await s.consolidate(whose);
     assert.deepEqual(found(s, marks), []);
+    assert.deepEqual(found(s, pieces), []);
     assert.equal((await s.sql("alice", "SELECT content FROM messages WHERE conversation_id = 'keep'")).rows[0][0], kept.get("kept"));
     assert.ok((await s.sql("alice", "SELECT count(*) FROM messages WHERE conversation_id = 'edited' AND content = 'harmless'")).rows[0][0] > 0);
     assert.deepEqual(readdirSync(join(s.data, ".kalamdb/uploads")), []);
@@ -98,6 +115,7 @@ for (const whose of [undefined, "alice"]) {
     await s.kill();
     await s.up();
     assert.deepEqual(found(s, marks), []);
+    assert.deepEqual(found(s, pieces), []);
     await s.destroy();
   });
 }

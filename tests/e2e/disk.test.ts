@@ -173,7 +173,8 @@ describe("a full disk", () => {
 
 describe("files", () => {
   it("have the names of the contract, are sorted by msg_id and open in plain DuckDB", { skip: duck === undefined }, async () => {
-    const s = await Server.start();
+    // Another program is to open them, so they are not sealed.
+    const s = await Server.start({ KALAMDB_ENCRYPTION: "off" });
     const ids = [];
     for (let i = 0; i < 30; i++) ids.push(await s.say("user_alice", `c${i % 3}`, `m${i}`));
     await s.consolidate("user_alice");
@@ -186,20 +187,31 @@ describe("files", () => {
     await s.destroy();
   });
 
+  it("under encryption have a name that says so, and open nowhere else", { skip: duck === undefined }, async () => {
+    const s = await Server.start();
+    for (let i = 0; i < 30; i++) await s.say("user_alice", "c", `m${i}`);
+    await s.consolidate("user_alice");
+    const files = readdirSync(join(s.data, "user_alice"));
+    assert.equal(files.length, 1);
+    assert.match(files[0], /^batch-\d{8}T\d{6}Z-\d{3}\.parquet\.enc$/);
+    const out = spawnSync(duck!, { encoding: "utf8", input: `SELECT count(*) FROM read_parquet('${join(s.data, "user_alice", files[0])}')\n` });
+    assert.match(out.stdout + out.stderr, /magic bytes|not a parquet|too small/i);
+    assert.deepEqual((await s.sql("user_alice", "SELECT content FROM messages ORDER BY msg_id")).rows, Array.from({ length: 30 }, (_, i) => [`m${i}`]));
+    await s.destroy();
+  });
+
   it("nobody names are set aside, foreign ones stay", async () => {
     const s = await Server.start();
     await s.say("a", "c", "x");
     await s.consolidate("a");
     assert.equal(await s.stop(), 0);
     const stray = "batch-20200101T000000Z-001.parquet";
-    writeFileSync(join(s.data, "a", stray), "PAR1");
-    writeFileSync(join(s.data, "a", `${stray}.tmp`), "PAR1");
+    for (const name of [stray, `${stray}.tmp`, `${stray}.enc`, `${stray}.enc.tmp`]) writeFileSync(join(s.data, "a", name), "PAR1");
     writeFileSync(join(s.data, "a", "notes.txt"), "mine");
     await s.up();
-    assert.ok(!existsSync(join(s.data, "a", stray)));
-    assert.ok(!existsSync(join(s.data, "a", `${stray}.tmp`)));
+    for (const name of [stray, `${stray}.tmp`, `${stray}.enc`, `${stray}.enc.tmp`]) assert.ok(!existsSync(join(s.data, "a", name)), name);
     assert.equal(readFileSync(join(s.data, "a", "notes.txt"), "utf8"), "mine");
-    assert.equal(readFileSync(join(s.data, ".kalamdb/orphans/a", stray), "utf8"), "PAR1");
+    for (const name of [stray, `${stray}.enc`]) assert.equal(readFileSync(join(s.data, ".kalamdb/orphans/a", name), "utf8"), "PAR1");
     assert.equal((await s.sql("a", "SELECT content FROM messages")).rows[0][0], "x");
     await s.destroy();
   });

@@ -2,11 +2,11 @@
 // edits by others, the last one out; refs that are tricks; retries at once.
 import assert from "node:assert/strict";
 import { createHash, createHmac, randomBytes } from "node:crypto";
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { before, describe, it } from "node:test";
-import { Server, type Answer } from "./harness.ts";
+import { Server, sealedSize, type Answer } from "./harness.ts";
 
 const LARGE = 102400;
 let s: Server;
@@ -91,7 +91,9 @@ describe("the boundary", () => {
       if (!large) assert.ok(content === text);
       else {
         assert.ok(text.startsWith(content) && Buffer.byteLength(content) <= 1024 && Buffer.byteLength(content) > 1020);
-        assert.ok(readFileSync(join(s.data, ref!), "utf8") === text);
+        assert.ok((await s.content("edge", ref!)).equals(Buffer.from(text)));
+        const stored = readFileSync(join(s.data, ref!));
+        assert.ok(stored.length === sealedSize(Buffer.byteLength(text)) && !stored.includes(text.slice(0, 16)));
       }
     }
     for (const text of ["x".repeat((1 << 20) + 1), "😀".repeat(1 << 18) + "y"]) {
@@ -348,8 +350,8 @@ describe("a streamed reply", () => {
           }
           assert.equal(content, "ä".repeat(512));
           assert.match(ref, conversation === "own" ? /^f0\/msg-\d+\.bin$/ : /^shared\/conversations\/flow\/msg-\d+\.bin$/);
-          assert.ok(readFileSync(join(s.data, ref), "utf8") === text);
-          assert.equal(await status(user, ref), 200);
+          assert.ok((await s.content(user, ref)).equals(Buffer.from(text)));
+          assert.equal(statSync(join(s.data, ref)).size, sealedSize(n));
         }
       }
     assert.equal(files().filter((f) => f.includes("/flow/")).length, 2);

@@ -24,6 +24,9 @@ export function mint(key: KeyObject | string, claims: Record<string, any>, heade
   return `${text}.${signature.toString("base64url")}`;
 }
 
+/** Bytes on the disk of n bytes of content under encryption: a header, then blocks of 64 KiB with a tag each (src/vault/sealed_file.h). */
+export const sealedSize = (n: number): number => 32 + n + 16 * Math.max(1, Math.ceil(n / 65536));
+
 /** The claims of a token, unchecked. */
 export function claims(token: string): any {
   return JSON.parse(Buffer.from(token.split(".")[1], "base64url").toString());
@@ -165,6 +168,14 @@ export class Server {
       Object.values(columns),
     );
     return answer.insertedId;
+  }
+
+  /** A content file as who holds a row of it gets it. */
+  async content(user: string, ref: string): Promise<Buffer> {
+    const answer = await fetch(`${this.url}/api/v1/content/${ref}`, { headers: { authorization: `Bearer ${this.token(user)}` } });
+    const bytes = Buffer.from(await answer.arrayBuffer());
+    if (answer.status !== 200) throw new Error(`${ref}: ${answer.status} ${bytes}`);
+    return bytes;
   }
 
   async consolidate(user?: string): Promise<void> {

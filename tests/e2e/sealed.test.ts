@@ -40,7 +40,7 @@ function parquet(server: Server, user: string): string {
 const groups = "SELECT conversation_id, count(*), min(content), max(content) FROM messages GROUP BY conversation_id ORDER BY 1";
 
 test("no word of it on the disk, in a backup, or where exports and imports pass through", async () => {
-  const plain = await Server.start(cold);
+  const plain = await Server.start({ ...cold, KALAMDB_ENCRYPTION: "off" });
   await fill(plain, ["alice"]);
   await plain.consolidate();
   assert.notDeepEqual(showing(plain.data), [], "the search finds what is not sealed");
