@@ -2,7 +2,7 @@
 # Says what it does; does nothing when there is nothing to do.
 
 packages_run="build-essential meson ninja-build pkg-config git ca-certificates
-  librocksdb-dev libuv1-dev node-llhttp libpg-query-dev libprotobuf-c-dev libssl-dev libjansson-dev libyaml-dev libarchive-dev libseccomp-dev"
+  librocksdb-dev libuv1-dev node-llhttp libpg-query-dev libprotobuf-c-dev libssl-dev nettle-dev libjansson-dev libyaml-dev libarchive-dev libseccomp-dev"
 packages_test="libcmocka-dev postgresql-15 chromium fonts-dejavu-core curl util-linux"
 packages_ci="clang clang-format clang-tidy libclang-rt-14-dev cppcheck gcovr"
 

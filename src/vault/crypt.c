@@ -1,85 +1,83 @@
 #include "vault/crypt.h"
-#include <limits.h>
-#include <openssl/hmac.h>
+#include <nettle/hmac.h>
 
-bool derive_key(const uint8_t key[VAULT_KEY_BYTES], struct str info, uint8_t ret[VAULT_KEY_BYTES])
+/* nettle takes ciphers by a function of void; its own GCM functions for AES cast the same way. */
+#define CIPHER(a) &(a)->cipher, (nettle_cipher_func *)aes256_encrypt
+
+static const uint8_t *bytes(struct str s)
 {
-    uint8_t block[128];
-    unsigned len = 0;
-    if (info.len + 1 > sizeof block)
-        return false;
-    memcpy(block, info.ptr, info.len);
-    block[info.len] = 1; /* T(1): one block of SHA-256 is the whole output */
-    return HMAC(EVP_sha256(), key, VAULT_KEY_BYTES, block, info.len + 1, ret, &len) != NULL &&
-           len == VAULT_KEY_BYTES;
+    return (const uint8_t *)s.ptr;
 }
 
-EVP_CIPHER_CTX *gcm_new(const EVP_CIPHER *gcm, const uint8_t key[VAULT_KEY_BYTES])
+void derive_key(const uint8_t key[VAULT_KEY_BYTES], struct str info, uint8_t ret[VAULT_KEY_BYTES])
 {
-    EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
-    if (c != NULL && EVP_EncryptInit_ex(c, gcm, NULL, key, NULL) != 1) {
-        EVP_CIPHER_CTX_free(c);
-        c = NULL;
-    }
-    return c;
+    struct hmac_sha256_ctx h;
+    hmac_sha256_set_key(&h, VAULT_KEY_BYTES, key);
+    hmac_sha256_update(&h, info.len, bytes(info));
+    hmac_sha256_update(&h, 1, (const uint8_t[]){1}); /* T(1): one block of SHA-256 is the whole output */
+    hmac_sha256_digest(&h, VAULT_KEY_BYTES, ret);
+    vault_wipe(&h, sizeof h);
 }
 
-bool gcm_seal(
-    EVP_CIPHER_CTX *c, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str plain, char *out)
+void aead_init(struct aead *a, const uint8_t key[VAULT_KEY_BYTES])
 {
-    int n;
-    if (plain.len > INT_MAX - VAULT_TAG_BYTES || aad.len > INT_MAX)
-        return false;
-    if (EVP_EncryptInit_ex(c, NULL, NULL, NULL, nonce) != 1)
-        return false;
-    if (aad.len > 0 && EVP_EncryptUpdate(c, NULL, &n, (const uint8_t *)aad.ptr, (int)aad.len) != 1)
-        return false;
-    if (plain.len > 0 &&
-        EVP_EncryptUpdate(c, (uint8_t *)out, &n, (const uint8_t *)plain.ptr, (int)plain.len) != 1)
-        return false;
-    return EVP_EncryptFinal_ex(c, (uint8_t *)out + plain.len, &n) == 1 &&
-           EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_AEAD_GET_TAG, VAULT_TAG_BYTES, out + plain.len) == 1;
+    aes256_set_encrypt_key(&a->cipher, key);
+    gcm_set_key(&a->hash, CIPHER(a));
 }
 
-bool gcm_open(
-    EVP_CIPHER_CTX *c, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str sealed, char *out)
+void aead_seal(
+    const struct aead *a, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str plain, char *out)
 {
-    int n;
-    if (sealed.len < VAULT_TAG_BYTES || sealed.len > INT_MAX || aad.len > INT_MAX)
+    struct gcm_ctx message;
+    gcm_set_iv(&message, &a->hash, NONCE_BYTES, nonce);
+    gcm_update(&message, &a->hash, aad.len, bytes(aad));
+    gcm_encrypt(&message, &a->hash, CIPHER(a), plain.len, (uint8_t *)out, bytes(plain));
+    gcm_digest(&message, &a->hash, CIPHER(a), VAULT_TAG_BYTES, (uint8_t *)out + plain.len);
+}
+
+/* In a time that does not depend on where they differ. */
+static bool same_tag(const uint8_t *a, const char *b)
+{
+    uint64_t x[2], y[2];
+    memcpy(x, a, sizeof x);
+    memcpy(y, b, sizeof y);
+    return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
+}
+
+bool aead_open(
+    const struct aead *a, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str sealed, char *out)
+{
+    struct gcm_ctx message;
+    uint8_t tag[VAULT_TAG_BYTES];
+    if (sealed.len < VAULT_TAG_BYTES)
         return false;
     size_t len = sealed.len - VAULT_TAG_BYTES;
-    uint8_t tag[VAULT_TAG_BYTES];
-    memcpy(tag, sealed.ptr + len, sizeof tag);
-    if (EVP_DecryptInit_ex(c, NULL, NULL, NULL, nonce) != 1)
-        return false;
-    if (aad.len > 0 && EVP_DecryptUpdate(c, NULL, &n, (const uint8_t *)aad.ptr, (int)aad.len) != 1)
-        return false;
-    if (len > 0 && EVP_DecryptUpdate(c, (uint8_t *)out, &n, (const uint8_t *)sealed.ptr, (int)len) != 1)
-        return false;
-    return EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_AEAD_SET_TAG, VAULT_TAG_BYTES, tag) == 1 &&
-           EVP_DecryptFinal_ex(c, (uint8_t *)out + len, &n) == 1;
+    gcm_set_iv(&message, &a->hash, NONCE_BYTES, nonce);
+    gcm_update(&message, &a->hash, aad.len, bytes(aad));
+    gcm_decrypt(&message, &a->hash, CIPHER(a), len, (uint8_t *)out, bytes(sealed));
+    gcm_digest(&message, &a->hash, CIPHER(a), VAULT_TAG_BYTES, tag);
+    return same_tag(tag, sealed.ptr + len);
 }
 
 static const uint8_t zero_nonce[NONCE_BYTES];
 
-bool wrap_key(const EVP_CIPHER *gcm, const uint8_t kek[VAULT_KEY_BYTES], struct str aad,
-    const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES])
+void wrap_key(const uint8_t kek[VAULT_KEY_BYTES], struct str aad, const uint8_t key[VAULT_KEY_BYTES],
+    uint8_t ret[WRAPPED_BYTES])
 {
-    EVP_CIPHER_CTX *c = gcm_new(gcm, kek);
-    bool good =
-        c != NULL && gcm_seal(c, zero_nonce, aad, str_n((const char *)key, VAULT_KEY_BYTES), (char *)ret);
-    EVP_CIPHER_CTX_free(c);
-    return good;
+    struct aead a;
+    aead_init(&a, kek);
+    aead_seal(&a, zero_nonce, aad, str_n((const char *)key, VAULT_KEY_BYTES), (char *)ret);
+    vault_wipe(&a, sizeof a);
 }
 
-bool unwrap_key(const EVP_CIPHER *gcm, const uint8_t kek[VAULT_KEY_BYTES], struct str aad,
-    const uint8_t wrapped[WRAPPED_BYTES], uint8_t ret[VAULT_KEY_BYTES])
+bool unwrap_key(const uint8_t kek[VAULT_KEY_BYTES], struct str aad, const uint8_t wrapped[WRAPPED_BYTES],
+    uint8_t ret[VAULT_KEY_BYTES])
 {
     uint8_t key[VAULT_KEY_BYTES];
-    EVP_CIPHER_CTX *c = gcm_new(gcm, kek);
-    bool good =
-        c != NULL && gcm_open(c, zero_nonce, aad, str_n((const char *)wrapped, WRAPPED_BYTES), (char *)key);
-    EVP_CIPHER_CTX_free(c);
+    struct aead a;
+    aead_init(&a, kek);
+    bool good = aead_open(&a, zero_nonce, aad, str_n((const char *)wrapped, WRAPPED_BYTES), (char *)key);
+    vault_wipe(&a, sizeof a);
     if (good)
         memcpy(ret, key, sizeof key);
     vault_wipe(key, sizeof key);

@@ -1,31 +1,38 @@
-/* The two primitives of the vault, from OpenSSL: HKDF-Expand (RFC 5869) and AES-256-GCM (NIST SP 800-38D).
- * Pure functions, any thread; a context: one thread at a time. */
+/* The two primitives of the vault's keys and values: HKDF-Expand (RFC 5869) and AES-256-GCM (NIST SP
+ * 800-38D). From nettle: a value is a few hundred bytes, of which OpenSSL's EVP spends more on its parameters
+ * than on the cipher, and nettle's keys are plain structs that may lie in locked memory. Bulk is OpenSSL's
+ * (sealed_file.h), which is faster from about 1.5 KB on; the bytes are the same.
+ * Pure functions, any thread; a key that is not being set may be used by any number at once. */
 #ifndef KALAMDB_VAULT_CRYPT_H
 #define KALAMDB_VAULT_CRYPT_H
 
 #include "vault/vault.h"
-#include <openssl/evp.h>
+#include <nettle/aes.h>
+#include <nettle/gcm.h>
 
-#define NONCE_BYTES 12
+#define NONCE_BYTES GCM_IV_SIZE
 #define WRAPPED_BYTES (VAULT_KEY_BYTES + VAULT_TAG_BYTES)
 
-/* 32 bytes derived from a key that is uniformly random (so without HKDF's first step). False: OpenSSL
- * failed. */
-bool derive_key(const uint8_t key[VAULT_KEY_BYTES], struct str info, uint8_t ret[VAULT_KEY_BYTES]) CHECKED;
+/* 32 bytes derived from a key that is uniformly random (so without HKDF's first step). */
+void derive_key(const uint8_t key[VAULT_KEY_BYTES], struct str info, uint8_t ret[VAULT_KEY_BYTES]);
 
-/* A context with the key set; sealing and opening change only the nonce. NULL: out of memory. */
-EVP_CIPHER_CTX *gcm_new(const EVP_CIPHER *gcm, const uint8_t key[VAULT_KEY_BYTES]);
-/* `out` takes plain.len + 16 bytes. False: OpenSSL failed. */
-bool gcm_seal(
-    EVP_CIPHER_CTX *c, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str plain, char *out) CHECKED;
+/* A key as sealing wants it. Secret; the owner wipes. */
+struct aead {
+    struct gcm_key hash;
+    struct aes256_ctx cipher;
+};
+void aead_init(struct aead *a, const uint8_t key[VAULT_KEY_BYTES]);
+/* `out` takes plain.len + 16 bytes; it overlaps nothing. */
+void aead_seal(
+    const struct aead *a, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str plain, char *out);
 /* `sealed` ends in the tag; `out` takes sealed.len - 16 bytes, which count for nothing when it says false. */
-bool gcm_open(EVP_CIPHER_CTX *c, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str sealed,
+bool aead_open(const struct aead *a, const uint8_t nonce[NONCE_BYTES], struct str aad, struct str sealed,
     char *out) CHECKED;
 
 /* A key under a key. The wrapping key must wrap nothing else, ever: the nonce is zero. */
-bool wrap_key(const EVP_CIPHER *gcm, const uint8_t kek[VAULT_KEY_BYTES], struct str aad,
-    const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES]) CHECKED;
-bool unwrap_key(const EVP_CIPHER *gcm, const uint8_t kek[VAULT_KEY_BYTES], struct str aad,
-    const uint8_t wrapped[WRAPPED_BYTES], uint8_t ret[VAULT_KEY_BYTES]) CHECKED;
+void wrap_key(const uint8_t kek[VAULT_KEY_BYTES], struct str aad, const uint8_t key[VAULT_KEY_BYTES],
+    uint8_t ret[WRAPPED_BYTES]);
+bool unwrap_key(const uint8_t kek[VAULT_KEY_BYTES], struct str aad, const uint8_t wrapped[WRAPPED_BYTES],
+    uint8_t ret[VAULT_KEY_BYTES]) CHECKED;
 
 #endif

@@ -42,17 +42,15 @@ static void slot_destroyed(const struct ring *r, uint64_t owner, uint8_t ret[RIN
     slot_checksum(r, owner, ret, ret + AT_CHECKSUM);
 }
 
-static bool slot_of_key(const struct ring *r, const struct pending_key *p, uint8_t ret[RING_SLOT_BYTES])
+static void slot_of_key(const struct ring *r, const struct pending_key *p, uint8_t ret[RING_SLOT_BYTES])
 {
     enum { FIRST_GENERATION = 1 };
     memset(ret, 0, RING_SLOT_BYTES);
     put_be32(ret, FIRST_GENERATION);
     ret[AT_STATE] = SLOT_KEY;
     r->os->random(r->os->ctx, ret + AT_SALT, SALT_BYTES);
-    if (!ring_wrap(r, p->owner, FIRST_GENERATION, ret + AT_SALT, p->key, ret + AT_KEY))
-        return false;
+    ring_wrap(r, p->owner, FIRST_GENERATION, ret + AT_SALT, p->key, ret + AT_KEY);
     slot_checksum(r, p->owner, ret, ret + AT_CHECKSUM);
-    return true;
 }
 
 /* ---- segments; lock held ------------------------------------------------------------------------------ */
@@ -280,8 +278,7 @@ static enum err flush_segment(struct ring *r, size_t first, size_t *ret_end, str
     size_t i = first;
     enum err e = segment_fd(r, segment, true, &fd, ec);
     for (; e == ERR_OK && i < r->npending && r->pending[i].owner / RING_SEGMENT_SLOTS == segment; i++) {
-        if (!slot_of_key(r, &r->pending[i], slot))
-            return ring_crypto_failed(ec);
+        slot_of_key(r, &r->pending[i], slot);
         int w = ring_write_at(fd, slot, sizeof slot, slot_offset(r->pending[i].owner));
         if (w != 0)
             e = ring_io_error(ec, "write", "a segment", -w);

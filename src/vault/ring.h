@@ -18,7 +18,6 @@
 #define KALAMDB_VAULT_RING_H
 
 #include "vault/vault.h"
-#include <openssl/evp.h>
 
 #define RING_SEGMENT_SLOTS 4096
 #define RING_SLOT_BYTES 128
@@ -26,8 +25,7 @@
 
 struct ring;
 /* Opens or makes it, and begins a run: its number and id are durable. Errors as vault_open. */
-enum err ring_open(
-    const struct vault_config *cfg, const EVP_CIPHER *gcm, struct ring **ret, struct errctx *ec) CHECKED;
+enum err ring_open(const struct vault_config *cfg, struct ring **ret, struct errctx *ec) CHECKED;
 void ring_close(struct ring *r);
 const uint8_t *ring_id(const struct ring *r);
 bool ring_memory_locked(const struct ring *r);

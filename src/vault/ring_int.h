@@ -33,7 +33,6 @@ struct ring_run {
 struct ring {
     char *dir;
     const struct os *os;
-    const EVP_CIPHER *gcm;
     uint8_t *master; /* secret */
     bool locked;
     uint8_t id[VAULT_RING_ID_BYTES];
@@ -50,7 +49,6 @@ struct ring {
 };
 
 enum err ring_io_error(struct errctx *ec, const char *what, const char *name, int errnum);
-enum err ring_crypto_failed(struct errctx *ec);
 /* Bytes read, less at the end of the file; or -errno. */
 int64_t ring_read_at(int fd, void *p, size_t n, uint64_t at);
 /* 0 or -errno. */
@@ -58,8 +56,8 @@ int ring_write_at(int fd, const void *p, size_t n, uint64_t at);
 int ring_sync(const struct ring *r, int fd);
 
 /* A key under one that is derived from the master key, ring, partition, generation and salt. */
-bool ring_wrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
-    const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES]) CHECKED;
+void ring_wrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
+    const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES]);
 bool ring_unwrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
     const uint8_t wrapped[WRAPPED_BYTES], uint8_t ret[VAULT_KEY_BYTES]) CHECKED;
 

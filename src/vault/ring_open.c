@@ -32,11 +32,6 @@ enum err ring_io_error(struct errctx *ec, const char *what, const char *name, in
     return err_internal(ec, ERR_IO, "key ring: %s %s: %s", what, name, strerrordesc_np(errnum));
 }
 
-enum err ring_crypto_failed(struct errctx *ec)
-{
-    return err_internal(ec, ERR_INTERNAL, "key ring: OpenSSL failed");
-}
-
 static enum err no_memory(struct errctx *ec)
 {
     return err_set(ec, ERR_NO_MEMORY, "out of memory");
@@ -99,15 +94,14 @@ static struct label label_of(
     return l;
 }
 
-bool ring_wrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
+void ring_wrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
     const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES])
 {
     struct label l = label_of(r, owner, generation, salt);
     uint8_t kek[VAULT_KEY_BYTES];
-    bool good = derive_key(r->master, str_n(l.bytes, l.len), kek) &&
-                wrap_key(r->gcm, kek, str_n(l.bytes, l.len), key, ret);
+    derive_key(r->master, str_n(l.bytes, l.len), kek);
+    wrap_key(kek, str_n(l.bytes, l.len), key, ret);
     vault_wipe(kek, sizeof kek);
-    return good;
 }
 
 bool ring_unwrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
@@ -115,8 +109,8 @@ bool ring_unwrap(const struct ring *r, uint64_t owner, uint32_t generation, cons
 {
     struct label l = label_of(r, owner, generation, salt);
     uint8_t kek[VAULT_KEY_BYTES];
-    bool good = derive_key(r->master, str_n(l.bytes, l.len), kek) &&
-                unwrap_key(r->gcm, kek, str_n(l.bytes, l.len), wrapped, ret);
+    derive_key(r->master, str_n(l.bytes, l.len), kek);
+    bool good = unwrap_key(kek, str_n(l.bytes, l.len), wrapped, ret);
     vault_wipe(kek, sizeof kek);
     return good;
 }
@@ -134,8 +128,7 @@ static enum err make_header(struct ring *r, const char *path, struct errctx *ec)
     r->os->random(r->os->ctx, salt, sizeof salt);
     memcpy(h + AT_HEADER_ID, r->id, sizeof r->id);
     memcpy(h + AT_HEADER_SALT, salt, sizeof salt);
-    if (!ring_wrap(r, HEADER_OWNER, 0, salt, proof, h + AT_HEADER_PROOF))
-        return ring_crypto_failed(ec);
+    ring_wrap(r, HEADER_OWNER, 0, salt, proof, h + AT_HEADER_PROOF);
     return os_write_file(r->os, path, str_n((const char *)h, sizeof h), 0600, ec);
 }
 
@@ -307,14 +300,12 @@ static enum err open_files(struct ring *r, bool existing, struct errctx *ec)
     return e;
 }
 
-enum err ring_open(
-    const struct vault_config *cfg, const EVP_CIPHER *gcm, struct ring **ret, struct errctx *ec)
+enum err ring_open(const struct vault_config *cfg, struct ring **ret, struct errctx *ec)
 {
     struct ring *r = calloc(1, sizeof *r);
     if (r == NULL)
         return no_memory(ec);
     r->os = cfg->os != NULL ? cfg->os : os_posix();
-    r->gcm = gcm;
     r->dir = strdup(cfg->dir);
     r->master = secret_alloc(VAULT_KEY_BYTES, &r->locked);
     pthread_mutex_init(&r->lock, NULL);

@@ -23,7 +23,8 @@ void *secret_alloc(size_t n, bool *ret_locked)
     /* A kernel without these still gives memory. */
     (void)madvise(p, bytes, MADV_DONTDUMP);
     (void)madvise(p, bytes, MADV_WIPEONFORK);
-    bool locked = mlock(p, bytes) == 0;
+    /* As it is touched, for much of it never is. */
+    bool locked = mlock2(p, bytes, MLOCK_ONFAULT) == 0 || mlock(p, bytes) == 0;
     if (ret_locked != NULL)
         *ret_locked = locked;
     return p;
