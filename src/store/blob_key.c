@@ -209,15 +209,16 @@ static enum err partition_of(
     struct key prefix = key_prefix(CATALOG_USER_NO, space);
     size_t end = str_find(name, '~');
     for (size_t i = 0; i < end && prefix.len < KEY_BYTES_MAX; i++) {
-        int high = 0, low = 0;
-        if (name.ptr[i] == '%') {
-            high = i + 2 < end ? hex_digit(name.ptr[i + 1]) : -1;
-            low = i + 2 < end ? hex_digit(name.ptr[i + 2]) : -1;
+        char c = name.ptr[i];
+        if (c == '%') {
+            int high = i + 2 < end ? hex_digit(name.ptr[i + 1]) : -1;
+            int low = i + 2 < end ? hex_digit(name.ptr[i + 2]) : -1;
             if (high < 0 || low < 0)
                 break;
+            c = (char)(high << 4 | low);
+            i += 2;
         }
-        prefix.bytes[prefix.len++] = name.ptr[i] == '%' ? (char)(high << 4 | low) : name.ptr[i];
-        i += name.ptr[i] == '%' ? 2 : 0;
+        prefix.bytes[prefix.len++] = c;
     }
     enum err e = snapshot_scan(snap, &prefix, same_folder, &f, ec);
     *ret = f.no;
