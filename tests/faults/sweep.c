@@ -247,7 +247,7 @@ static const struct scenario scenarios[] = {
     {"append-large", some_rows, op_large, ADDS_ONE, false, false, "open-EMFILE"},
     {"update", cold_rows, op_update, READS, false, false, "mmap-ENOMEM"},
     {"consolidate", some_rows, op_consolidate, READS, false, false, "rename-EIO"},
-    {"query-hot", some_rows, op_hot, READS, false, false, "read-EIO"},
+    {"query-hot", some_rows, op_hot, READS, false, false, "alloc-ENOMEM"},
     {"query-cold", cold_rows, op_cold, READS, false, false, "socket-ENOBUFS"},
     {"upload", some_rows, op_upload, ADDS_ONE, false, false, "write-EINTR"},
     {"export", a_file, op_export, READS, false, false, "read-short"},
@@ -256,7 +256,7 @@ static const struct scenario scenarios[] = {
     {"backup", a_backup, op_backup, READS, false, false, "mkdir-ENOSPC"},
     {"restore", some_rows, op_restore, READS, false, false, "read-EIO"},
     {"stream", some_rows, op_stream, BEGINS, false, false, "fsync-EIO"},
-    {"open", some_rows, op_open, READS, false, false, "alloc-ENOMEM"},
+    {"open", some_rows, op_open, READS, false, false, "read-EIO"},
     {"open-fresh", some_rows, op_fresh, READS, false, false, "mkdir-ENOSPC"},
     {"close", some_rows, op_close, READS, false, true, "write-ENOSPC"},
 };
