@@ -4,7 +4,7 @@
 packages_run="build-essential meson ninja-build pkg-config git ca-certificates
   librocksdb-dev libuv1-dev node-llhttp libpg-query-dev libprotobuf-c-dev libssl-dev nettle-dev libjansson-dev libyaml-dev libarchive-dev libseccomp-dev"
 packages_test="libcmocka-dev postgresql-15 chromium fonts-dejavu-core curl util-linux"
-packages_ci="clang clang-format clang-tidy libclang-rt-14-dev cppcheck gcovr"
+packages_ci="clang clang-format clang-tidy libclang-rt-14-dev cppcheck gcovr mold"
 
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
