@@ -123,6 +123,19 @@ static void block(struct walk *w, const char *file, uint64_t offset, const unsig
     }
 }
 
+static size_t read_block(int fd, unsigned char *p, uint64_t offset)
+{
+    size_t n = 0;
+    for (ssize_t r; n < BLOCK; n += (size_t)r) {
+        do
+            r = pread(fd, p + n, BLOCK - n, (off_t)(offset + n));
+        while (r < 0 && errno == EINTR);
+        if (r <= 0)
+            break;
+    }
+    return n;
+}
+
 static void log_file(struct walk *w, const char *dir, const char *name, unsigned char *p)
 {
     char *path;
@@ -133,12 +146,7 @@ static void log_file(struct walk *w, const char *dir, const char *name, unsigned
     if (fd < 0)
         return;
     for (uint64_t offset = 0;; offset += BLOCK) {
-        size_t n = 0;
-        for (ssize_t r = 1; r > 0 && n<BLOCK; n += r> 0 ? (size_t)r : 0) {
-            r = pread(fd, p + n, BLOCK - n, (off_t)(offset + n));
-            if (r < 0 && errno == EINTR)
-                r = 1, n--; /* again, at the same place */
-        }
+        size_t n = read_block(fd, p, offset);
         block(w, name, offset, p, n);
         if (n < BLOCK)
             break;
@@ -153,8 +161,10 @@ static int is_log(const struct dirent *e)
            strcmp(e->d_name + n - 4, ".log") == 0;
 }
 
-/* The first log that the database still needs, by its list of files: records of tags and values, of which the
- * number of the log comes among the first (db/version_edit.cc). 0: not known. */
+/* ---- the list of files --------------------------------------------------------------------------------- */
+
+/* A record of the list: tags and values, of which the number of the first log that the database still needs
+ * comes among the first (db/version_edit.cc). 0: it says nothing of that. */
 static uint64_t edit_log_number(const unsigned char *p, size_t n)
 {
     enum { COMPARATOR = 1, LOG_NUMBER = 2, DB_ID = 8193 };
@@ -170,12 +180,40 @@ static uint64_t edit_log_number(const unsigned char *p, size_t n)
     return 0;
 }
 
+/* The list is as long as its files are many, and its last records count: logs older than what they say may
+ * stand there with an end that nobody had to make safe. */
+struct list {
+    unsigned char head[256]; /* of the record that its pieces make */
+    size_t n;
+    uint64_t first; /* log */
+};
+
+/* False: here it ends. */
+static bool list_block(struct list *l, const unsigned char *p, size_t n)
+{
+    for (size_t at = 0; at + HEADER <= n;) {
+        size_t len = (size_t)le(p + at + 4, 2);
+        unsigned type = p[at + 6];
+        if (at + HEADER + len > n || type < FULL || type > LAST ||
+            masked(crc32c(p + at + 6, len + 1)) != le(p + at, 4))
+            return false;
+        l->n = type == FULL || type == FIRST ? 0 : l->n;
+        size_t room = sizeof l->head - l->n, take = len < room ? len : room;
+        memcpy(l->head + l->n, p + at + HEADER, take);
+        l->n += take;
+        uint64_t number = type == FULL || type == LAST ? edit_log_number(l->head, l->n) : 0;
+        l->first = number > l->first ? number : l->first;
+        at += HEADER + len;
+    }
+    return n == BLOCK;
+}
+
 static uint64_t first_log(const char *hot_dir, unsigned char *p)
 {
     struct buf current = BUF_INIT(256);
     struct errctx ignored;
+    struct list l = {.n = 0};
     char *path = NULL;
-    uint64_t first = 0;
     if (asprintf(&path, "%s/CURRENT", hot_dir) < 0)
         return 0;
     bool known = os_read_file(path, &current, &ignored) == ERR_OK && current.len > 1;
@@ -185,20 +223,16 @@ static uint64_t first_log(const char *hot_dir, unsigned char *p)
         path = NULL;
     buf_release(&current);
     int fd = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : pread(fd, p, BLOCK, 0);
-    for (size_t at = 0; n > 0 && at + HEADER <= (size_t)n;) {
-        size_t len = (size_t)le(p + at + 4, 2);
-        if (at + HEADER + len > (size_t)n || len == 0)
-            break;
-        uint64_t number = edit_log_number(p + at + HEADER, len);
-        first = number > first ? number : first;
-        at += HEADER + len;
-    }
-    if (fd >= 0)
-        close(fd);
     free(path);
-    return first;
+    if (fd < 0)
+        return 0;
+    for (uint64_t at = 0; list_block(&l, p, read_block(fd, p, at)); at += BLOCK)
+        continue;
+    close(fd);
+    return l.first;
 }
+
+/* ---- all of it ----------------------------------------------------------------------------------------- */
 
 static int by_number(const struct dirent **a, const struct dirent **b)
 {
