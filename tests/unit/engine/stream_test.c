@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* ---- a producer that waits ---- */
 
@@ -381,6 +382,75 @@ static void test_consolidation(void **state)
     kalamdb_producer_close(s.p);
 }
 
+/* ---- a follower ---- */
+
+static void on_change(void *arg)
+{
+    (void)arg;
+}
+
+/* Takes events until the text put together from them is `want`; each piece begins where the text ends, or at
+ * 0 in place of it. */
+static void follow_to(struct kalamdb_subscription *sub, char *text, const char *want)
+{
+    struct kalamdb_event ev;
+    for (int i = 0; i < 20000 && strcmp(text, want) != 0; i++) {
+        enum kalamdb_event_kind kind = kalamdb_subscription_next(sub, &ev);
+        if (kind == KALAMDB_EVENT_PENDING)
+            nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+        if (kind != KALAMDB_EVENT_CHANGE && kind != KALAMDB_EVENT_APPEND)
+            continue;
+        struct kalamdb_str json = kalamdb_change_json(ev.change);
+        char change[1000], *at;
+        size_t offset = 0;
+        snprintf(change, sizeof change, "%.*s", (int)json.len, json.ptr);
+        if (kind == KALAMDB_EVENT_APPEND) {
+            assert_non_null(at = strstr(change, "\"offset\":"));
+            offset = strtoul(at + 9, NULL, 10);
+            assert_true(offset == 0 || offset == strlen(text));
+        }
+        const char *key = kind == KALAMDB_EVENT_APPEND ? "\"text\":\"" : "\"content\":\"";
+        assert_non_null(at = strstr(change, key));
+        at += strlen(key);
+        snprintf(text + offset, 100 - offset, "%.*s", (int)strcspn(at, "\""), at);
+        kalamdb_change_unref(ev.change);
+    }
+    assert_string_equal(text, want);
+}
+
+/* Who comes into a shared history while a message of it grows, and follows: is shown all of its text, and
+ * then what is added. */
+static void test_new_member_follows(void **state)
+{
+    struct engine *e = *state;
+    struct kalamdb_error error;
+    struct kalamdb_subscription *sub;
+    struct source s;
+    char text[100] = "";
+    source_open(&s, e);
+    expect_code(e, "alice",
+        "INSERT INTO conversations (conversation_id, conversation_type, metadata) VALUES ('g', 'group', "
+        "'{\"history\":\"shared\"}')",
+        "OK");
+    begin(&s, "alice", NULL, "g", NULL, NULL, NULL);
+    expect_event(&s, "begun 0");
+    int64_t id = s.event.msg_id;
+    append(&s, "alice", id, 0, "one ");
+    expect_event(&s, "ack 4");
+    append(&s, "alice", id, 4, "two ");
+    expect_event(&s, "ack 8");
+    struct kalamdb_subscribe o = {.caller = who("bob"), .wake = on_change};
+    assert_int_equal(kalamdb_subscribe(e->db, &o, &sub, &error), KALAMDB_OK);
+    expect_code(
+        e, "alice", "INSERT INTO conversation_users (conversation_id, user_id) VALUES ('g', 'bob')", "OK");
+    follow_to(sub, text, "one two ");
+    append(&s, "alice", id, 8, "three");
+    expect_event(&s, "ack 13");
+    follow_to(sub, text, "one two three");
+    kalamdb_unsubscribe(sub);
+    kalamdb_producer_close(s.p);
+}
+
 /* Large text goes into a file when the stream ends, not while it may go on. */
 static void test_large(void **state)
 {
@@ -482,6 +552,7 @@ int main(void)
         TEST(test_goes_on_from_a_file),
         TEST(test_open_message_is_deleted),
         TEST(test_consolidation),
+        TEST(test_new_member_follows),
         TEST(test_large),
         TEST(test_many),
     };
