@@ -99,6 +99,7 @@ static enum outcome outcome(
 {
     if (code == KALAMDB_OK) {
         world->acked++;
+        moment_comes(WHEN_TOLD);
         return DONE;
     }
     if (is(code, "OUTCOME_UNKNOWN")) {
@@ -515,6 +516,7 @@ static bool take_events(struct kalamdb_producer *p, struct message *m, uint32_t 
         }
         if (ev.offset > m->acked_bytes)
             m->acked_bytes = (uint32_t)ev.offset;
+        moment_comes(WHEN_TOLD);
         if (ev.kind == KALAMDB_STREAM_ENDED)
             m->ended = true;
     }

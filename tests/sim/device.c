@@ -220,7 +220,7 @@ static bool on_event(struct link *l, const struct kalamdb_event *ev)
     if (ev->kind == KALAMDB_EVENT_ACK)
         on_ack(l, ev);
     else if (ev->kind == KALAMDB_EVENT_CHANGE)
-        on_change(l, ev);
+        on_change(l, ev), moment_comes(WHEN_TOLD);
     else if (ev->kind == KALAMDB_EVENT_APPEND)
         on_append(l, ev);
     else if (ev->kind == KALAMDB_EVENT_REPLAY_COMPLETE) {

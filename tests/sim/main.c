@@ -68,12 +68,16 @@ static bool crashing;
 static void crash(void)
 {
     crashing = true;
-    sched_calm(true);
-    bool power = !chance(4);
+    sched_stop_others();
+    /* What nobody was to be told yet shows most surely where all of it is lost; removals, where none is. */
+    bool power = world->moment == WHEN_TOLD || !chance(world->moment == AMONG_NAMES ? 2 : 4);
+    enum disk_loss loss = !power                                    ? LOSS_NONE
+                          : world->moment == WHEN_TOLD && chance(2) ? LOSS_ALL
+                                                                    : LOSS_BY_SEED;
     trace("crash (%s)", power ? "power" : "kill");
     disk_set_hook(NULL, NULL);
     struct disk_report report = {0};
-    disk_crash(world->sched.rng, power ? LOSS_BY_SEED : LOSS_NONE, &report);
+    disk_crash(world->sched.rng, loss, &report);
     trace("%zu files lost bytes, %zu torn, %zu names lost", report.files_lost, report.files_torn,
         report.names_lost);
     world->crashes++;
@@ -83,26 +87,38 @@ static void crash(void)
 
 /* ---- the disk: slow, and in part of the worlds failing ---- */
 
+void moment_comes(enum moment what)
+{
+    static const uint8_t within[MOMENTS] = {[IN_FSYNC] = 100, [WHEN_TOLD] = 4, [AMONG_NAMES] = 40};
+    struct sched_state *s = &world->sched;
+    if (s->crash_at == 0 || world->moment != what || world->moment_after == 0 || --world->moment_after > 0)
+        return;
+    s->crash_at = s->points + 1 + draw(within[what]);
+}
+
+/* Before its effect, while other file calls wait, or after it. False: the machine has stopped meanwhile. */
+static bool slow_fsync(void)
+{
+    bool late = world->moment == IN_FSYNC || world->moment == WHEN_TOLD;
+    int64_t us = (int64_t)(chance(20) ? draw(200000) : draw(3000));
+    if (chance(late ? 4 : 2)) {
+        sched_delay_us(us);
+        return true;
+    }
+    moment_comes(IN_FSYNC);
+    sched_still(true); /* the crash is for a thread that does not hold the disk's lock */
+    sched_sleep_us(us);
+    sched_still(false);
+    return !crashing;
+}
+
 static int disk_hook(void *arg, enum disk_call call, const char *path)
 {
     (void)arg;
-    /* Before its effect, while other file calls wait, or after it. */
-    if (call == DISK_SYNC && chance(3)) {
-        int64_t us = (int64_t)(chance(20) ? draw(200000) : draw(3000));
-        if (chance(2))
-            sched_delay_us(us);
-        else {
-            /* Machines like to stop just then. */
-            struct sched_state *s = &world->sched;
-            if (s->crash_at != 0 && chance(20))
-                s->crash_at = s->points + 1 + draw(100);
-            sched_still(true); /* the crash is for a thread that does not hold the disk's lock */
-            sched_sleep_us(us);
-            sched_still(false);
-            if (crashing)
-                return EIO;
-        }
-    }
+    if (call == DISK_SYNC && chance(world->moment == WHEN_TOLD ? 2 : 3) && !slow_fsync())
+        return EINTR; /* no failure: it did not come to its end */
+    if ((call == DISK_RENAME || call == DISK_UNLINK) && strstr(path, ".kalamdb/hot") == NULL)
+        moment_comes(AMONG_NAMES);
     if (!world->faults || *path == '\0' || call == DISK_MMAP || call == DISK_SOCKET || call == DISK_READ ||
         call == DISK_OPEN)
         return 0;
@@ -160,6 +176,7 @@ static _Noreturn void live(void)
     bool last = world->life == world->lives - 1;
     /* A machine can also die while it starts. */
     bool early = !last && world->life > 0 && chance(6);
+    world->moment = ANY_MOMENT;
     s->crash_at = early ? s->points + 1 + draw(3000) : 0;
     sched_calm(!early);
     open_machine();
@@ -167,6 +184,8 @@ static _Noreturn void live(void)
     sched_calm(false);
     enum ending end = last ? END_CLEAN : (enum ending)draw(3);
     s->crash_at = end == END_CLEAN ? 0 : s->points + 1 + draw(args.steps * 2);
+    world->moment = (enum moment)draw(MOMENTS);
+    world->moment_after = 1 + (uint32_t)draw(world->moment == AMONG_NAMES ? 6 : 30);
     disk_set_hook(disk_hook, NULL);
     uint64_t stop_at = s->points + args.steps;
     devices_start();

@@ -42,6 +42,7 @@ static struct thread threads[THREADS_MAX];
 static int nthreads;
 static _Thread_local struct thread *self;
 static bool calm;
+static struct thread *survivor; /* the only one that goes on: the machine stops */
 static void (*on_crash)(void), (*on_stuck)(const char *why);
 static pthread_key_t end_key;
 
@@ -176,10 +177,14 @@ static void step(void)
         on_crash();
 }
 
+static void wait_on(const void *on, int64_t deadline_us);
+
 void sched_point(void)
 {
     if (self == NULL || self->still > 0)
         return;
+    if (survivor != NULL && self != survivor)
+        wait_on(NULL, NEVER);
     step();
     if (self->delay_us > 0) {
         int64_t us = self->delay_us;
@@ -251,6 +256,12 @@ void sched_still(bool on)
 void sched_calm(bool on)
 {
     calm = on;
+}
+
+void sched_stop_others(void)
+{
+    survivor = self;
+    calm = true;
 }
 
 /* ---- threads ----

@@ -47,6 +47,8 @@ void sched_delay_us(int64_t us);
 void sched_still(bool still);
 /* From now on no crash, and no switch but where a thread must wait. */
 void sched_calm(bool calm);
+/* The same, and every other thread stops for good at its next lock, unlock or file call. */
+void sched_stop_others(void);
 /* A line of the trace, part of the hash. */
 void trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sched_dump_threads(void);

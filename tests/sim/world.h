@@ -77,6 +77,15 @@ struct device {
 
 enum ending { END_CLEAN, END_KILL, END_POWER };
 
+/* What a life that ends in a crash likes to be doing then. */
+enum moment {
+    ANY_MOMENT,
+    IN_FSYNC,    /* before it has an effect */
+    WHEN_TOLD,   /* a client has its answer, a device its change: what was behind it must be safe */
+    AMONG_NAMES, /* behind a rename or removal of one of our own files */
+    MOMENTS
+};
+
 struct world {
     struct sched_state sched;
     uint64_t seed, rng;
@@ -86,7 +95,9 @@ struct world {
     uint64_t life_points; /* points at its start */
     bool faults;          /* the disk errs now and then */
     bool async;           /* some writes ask for no fsync */
-    bool power_lost;      /* the last life ended so */
+    enum moment moment;
+    uint32_t moment_after; /* so many such moments yet; 0: none */
+    bool power_lost;       /* the last life ended so */
     bool encrypted;
     bool short_rings; /* slow devices fall out of them, and are served from storage */
     int64_t floor_id; /* the highest id that anybody knows */
@@ -111,6 +122,9 @@ uint64_t draw(uint64_t n);
 bool chance(uint32_t one_in);
 /* What must be true is not: ends the machine, and the run. */
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* One of the moments that a crash may be waiting for. */
+void moment_comes(enum moment what);
 
 /* ---- names and content ---- */
 
