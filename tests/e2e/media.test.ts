@@ -2,7 +2,7 @@
 // client would hide what is tested.
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { connect, type Socket as Tcp } from "node:net";
 import { join } from "node:path";
 import { before, describe, it } from "node:test";
@@ -327,6 +327,69 @@ describe("content", () => {
     const only = await get("ra", body.content_ref, {}, "HEAD");
     assert.equal(only.headers.get("content-length"), String(n));
     assert.equal(only.headers.get("accept-ranges"), "bytes");
+  });
+
+  it("is right at every border of its blocks, sealed or not", async () => {
+    const BLOCK = 65536;
+    const largest = randomBytes(50 << 20); // max_media_bytes
+    for (const server of [s, await Server.start({ KALAMDB_ENCRYPTION: "off" })]) {
+      const headers = { authorization: `Bearer ${server.token("ba")}` };
+      for (const n of [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 1, largest.length - 1, largest.length]) {
+        const bytes = largest.subarray(0, n);
+        const answer = await upload("ba", bytes, { conversation_id: "c" }, { server });
+        assert.deepEqual([answer.status, answer.body.size, answer.body.sha256], [200, n, sha256(bytes)], JSON.stringify(answer.body));
+        const url = `${server.url}/api/v1/content/${answer.body.content_ref}`;
+        const ask = async (from: number, to: number) => {
+          const got = await fetch(url, { headers: { ...headers, range: `bytes=${from}-${to - 1}` } });
+          assert.deepEqual(
+            [got.status, got.headers.get("content-range"), got.headers.get("content-length")],
+            [206, `bytes ${from}-${to - 1}/${n}`, String(to - from)],
+          );
+          assert.ok(Buffer.from(await got.arrayBuffer()).equals(bytes.subarray(from, to)), `${from} to ${to} of ${n}`);
+        };
+        const whole = await fetch(url, { headers });
+        assert.deepEqual([whole.status, whole.headers.get("content-length")], [200, String(n)]);
+        assert.ok(Buffer.from(await whole.arrayBuffer()).equals(bytes), `all ${n}`);
+        const borders = [0, 1, 2, 399, 400, 799, 800].map((b) => b * BLOCK).filter((at) => at <= n);
+        const edges = [...new Set([...borders, n].flatMap((at) => [at - 1, at, at + 1]))].filter((at) => at >= 0 && at <= n);
+        for (const from of edges) for (const to of edges) if (from < to && (to - from < 4 * BLOCK || (from + to) % 7 === 0)) await ask(from, to);
+      }
+    }
+  });
+
+  it("lets go of its file when a download is given up, wherever", async (t) => {
+    try {
+      readdirSync(`/proc/${s.child.pid}/fd`);
+    } catch {
+      return t.skip("descriptors of a process that holds keys are shown to root alone");
+    }
+    const { body } = await upload("xa", randomBytes(8 << 20), { conversation_id: "c" });
+    const open = () => readdirSync(`/proc/${s.child.pid}/fd`).filter((fd) => {
+      try {
+        return readlinkSync(`/proc/${s.child.pid}/fd/${fd}`).includes(body.content_ref);
+      } catch {
+        return false; // closed meanwhile
+      }
+    }).length;
+    for (const range of ["", "Range: bytes=65535-\r\n", "Range: bytes=-1\r\n"])
+      for (const until of [0, 1, 70000, 300000]) {
+        const socket = await dial(s);
+        socket.on("error", () => {});
+        let got = 0;
+        await new Promise<void>((done) => {
+          socket.on("close", () => done());
+          socket.on("data", (d) => (got += d.length) >= until && socket.destroy());
+          socket.write(`GET /api/v1/content/${body.content_ref} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: Bearer ${s.token("xa")}\r\n${range}\r\n`);
+          if (until === 0) socket.destroy();
+        });
+      }
+    await until("every descriptor goes", () => open() === 0);
+    const left = connect(s.port, "127.0.0.1");
+    left.pause();
+    left.write(`GET /api/v1/content/${body.content_ref} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ${s.token("xa")}\r\n\r\n`);
+    await until("one that waits is seen", () => open() === 1);
+    left.destroy();
+    await until("and goes", () => open() === 0);
   });
 
   it("is large text too, whole", async () => {

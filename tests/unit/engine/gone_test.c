@@ -3,9 +3,18 @@
  * marks. What is compressed is decoded: Parquet by a worker, without the catalog's opinion of which rows
  * count; RocksDB by its own iterator, after a proof that the iterator shows all there is (as many entries as
  * the table files hold, none a deletion, no other table file there). Logs and content files are read as they
- * are. */
+ * are.
+ *
+ * Under encryption (KALAMDB_TEST_ENCRYPTION=on) whatever lies on the disk is opened with the keys that lie
+ * there, too: values by the vault, files by the file keys in the values; a file that none of them opens fails
+ * the test. What a log holds of a value that is no more cannot be opened by its key, so the tags of all
+ * sealed values, which nothing else repeats, are searched for as they are. */
 #include "engine_fixture.h"
+#include "store/blob_read.h"
+#include "store/cold_input.h"
 #include "store/internal.h"
+#include "store/manifest.h"
+#include "vault/vault.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,10 +23,19 @@
 
 #define LARGE 102400
 #define MARK_BYTES 32
+#define TAG_BYTES 16
+#define SEALED_FILES_MAX 256
 
 static struct engine e;
 static struct buf seen = BUF_INIT((size_t)1 << 30); /* everything the disk holds, decoded */
 static int parquet_files, table_files;
+/* Under encryption: the tags of the values there are, and files that are to be opened by a key among them. */
+static struct buf tags = BUF_INIT((size_t)1 << 20);
+static struct sealed_path {
+    char path[1024];
+    bool opened;
+} sealed_paths[SEALED_FILES_MAX];
+static int nsealed;
 
 static int setup(void **state)
 {
@@ -31,6 +49,7 @@ static int teardown(void **state)
     (void)state;
     engine_close(&e);
     buf_release(&seen);
+    buf_release(&tags);
     return 0;
 }
 
@@ -135,20 +154,23 @@ static void plant(const char *conversation, bool cold)
 
 /* ---- reading the disk ---- */
 
-static void add_file(const char *path)
+static void add_bytes(int fd)
 {
     char chunk[65536];
     ssize_t n;
-    int fd = open(path, O_RDONLY);
     assert_true(fd >= 0);
     while ((n = read(fd, chunk, sizeof chunk)) > 0)
         buf_append(&seen, chunk, (size_t)n);
     close(fd);
 }
 
-static void add_parquet(const char *path)
+static void add_file(const char *path)
 {
-    int fd = open(path, O_RDONLY);
+    add_bytes(open(path, O_RDONLY));
+}
+
+static void add_parquet(const char *path, int fd)
+{
     struct analytic_input input = {.schema = &schema_messages, .rows_fd = -1, .nfiles = 1, .file_fds = &fd};
     struct analytic_request rq = {.user_id = STR("reader"),
         .sql = STR(
@@ -172,6 +194,112 @@ static void add_parquet(const char *path)
     parquet_files++;
 }
 
+/* ---- what is sealed ---- */
+
+static struct vault *vault_of(void)
+{
+    return e.db->store->vault;
+}
+
+static void remember_sealed(const char *path)
+{
+    assert_true(nsealed < SEALED_FILES_MAX);
+    struct sealed_path *s = &sealed_paths[nsealed++];
+    snprintf(s->path, sizeof s->path, "%s", path);
+    s->opened = false;
+}
+
+/* The plain content, if the key is this file's; else -1. */
+static int open_sealed(struct sealed_path *s, const uint8_t *key, struct str context)
+{
+    struct errctx ec = {0};
+    int memfd = -1, fd = open(s->path, O_RDONLY);
+    assert_true(fd >= 0);
+    if (sealed_to_memfd(fd, key, context, "gone", &memfd, &ec) == ERR_OK)
+        s->opened = true;
+    close(fd);
+    return memfd;
+}
+
+static void open_batches(uint64_t user_no, struct str record)
+{
+    struct manifest *m;
+    struct errctx ec;
+    assert_int_equal(manifest_decode(record, &m, &ec), ERR_OK);
+    for (size_t i = 0; i < m->nfiles; i++) {
+        struct buf context = BUF_INIT(4096);
+        int opened = 0;
+        cold_context(&context, user_no, m->files[i].name);
+        for (int k = 0; k < nsealed; k++) {
+            int fd = str_ends_with(str_c(sealed_paths[k].path), m->files[i].name)
+                         ? open_sealed(&sealed_paths[k], m->files[i].key, buf_view(&context))
+                         : -1;
+            if (fd < 0)
+                continue;
+            add_parquet(sealed_paths[k].path, fd);
+            opened++;
+        }
+        assert_int_equal(opened, 1);
+        buf_release(&context);
+    }
+    manifest_unref(m);
+}
+
+static void open_content(struct str ref_key)
+{
+    assert_int_equal(ref_key.len, 1 + SEALED_KEY_BYTES);
+    for (int k = 0; k < nsealed; k++) {
+        if (sealed_paths[k].opened)
+            continue;
+        int fd = open_sealed(&sealed_paths[k], (const uint8_t *)ref_key.ptr + 1, BLOB_CONTEXT);
+        if (fd >= 0)
+            add_bytes(fd);
+    }
+}
+
+static void add_sealed_value(struct str key, struct str value)
+{
+    struct buf plain = BUF_INIT((size_t)1 << 24);
+    struct errctx ec;
+    if (vault_unseal(vault_of(), get_be64(key.ptr), key, value, &plain, &ec) != ERR_OK)
+        fail_msg("a value on the disk: %s", ec.internal);
+    assert_true(value.len > TAG_BYTES);
+    buf_append(&tags, value.ptr + value.len - TAG_BYTES, TAG_BYTES);
+    buf_str(&seen, buf_view(&plain));
+    buf_u8(&seen, '\n');
+    if (get_be32(key.ptr + 8) == SPACE_MANIFEST)
+        open_batches(get_be64(key.ptr), buf_view(&plain));
+    else if (get_be32(key.ptr + 8) == SPACE_REF_KEYS)
+        open_content(buf_view(&plain));
+    buf_release(&plain);
+}
+
+static bool is_tag(struct str all, const char *tag)
+{
+    for (size_t at = 0; at < all.len; at += TAG_BYTES) {
+        if (memcmp(all.ptr + at, tag, TAG_BYTES) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Of the sealed values that there were before, those that are no more have left nothing. Their number. */
+static int no_tag_is_left(struct str before)
+{
+    int gone = 0;
+    for (size_t at = 0; at < before.len; at += TAG_BYTES) {
+        if (is_tag(buf_view(&tags), before.ptr + at))
+            continue;
+        gone++;
+        if (memmem(seen.ptr, seen.len, before.ptr + at, TAG_BYTES) != NULL)
+            fail_msg("the sealed value %zu of %zu: still on the disk after consolidation", at / TAG_BYTES,
+                before.len / TAG_BYTES);
+    }
+    return gone;
+}
+
+/* ---- the whole directory ---- */
+
 static void add_folder(const char *folder)
 {
     DIR *dir = opendir(folder);
@@ -187,11 +315,15 @@ static void add_folder(const char *folder)
         if (d->d_type == DT_DIR)
             add_folder(path);
         else if (str_ends_with(name, STR(".parquet")))
-            add_parquet(path);
+            add_parquet(path, open(path, O_RDONLY));
         else if (str_ends_with(name, STR(".sst")))
             table_files++; /* decoded below */
         else
             add_file(path);
+        if (vault_of() != NULL &&
+            (str_ends_with(name, STR(".parquet.enc")) || str_starts_with(name, STR("msg-")) ||
+                str_starts_with(name, STR("media-"))))
+            remember_sealed(path);
     }
     closedir(dir);
 }
@@ -216,13 +348,15 @@ static void add_rocksdb(const char *folder)
     rocksdb_readoptions_set_total_order_seek(read, 1);
     rocksdb_iterator_t *it = rocksdb_create_iterator(db, read);
     for (rocksdb_iter_seek_to_first(it); rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
-        size_t n;
-        const char *p = rocksdb_iter_key(it, &n);
-        buf_append(&seen, p, n);
+        struct str key, value;
+        key.ptr = rocksdb_iter_key(it, &key.len);
+        value.ptr = rocksdb_iter_value(it, &value.len);
+        buf_str(&seen, key);
         buf_u8(&seen, '\n');
-        p = rocksdb_iter_value(it, &n);
-        buf_append(&seen, p, n);
+        buf_str(&seen, value);
         buf_u8(&seen, '\n');
+        if (vault_of() != NULL && key_sealed(key))
+            add_sealed_value(key, value);
         shown++;
     }
     rocksdb_iter_destroy(it);
@@ -235,16 +369,21 @@ static void add_rocksdb(const char *folder)
     assert_true(shown + 2 >= entries);
 }
 
-/* After the server is gone; its workers are needed for Parquet, so those are read before. */
 static void read_disk(void)
 {
     char hot[512];
     buf_clear(&seen);
-    parquet_files = table_files = 0;
+    buf_clear(&tags);
+    parquet_files = table_files = nsealed = 0;
     add_folder(e.dir);
     snprintf(hot, sizeof hot, "%s/.kalamdb/hot", e.dir);
     add_rocksdb(hot);
     assert_false(seen.failed);
+    assert_false(tags.failed);
+    for (int i = 0; i < nsealed; i++) {
+        if (!sealed_paths[i].opened)
+            fail_msg("%s: no key on the disk opens it", sealed_paths[i].path);
+    }
 }
 
 static void nothing_deleted_is_left(void **state)
@@ -281,6 +420,9 @@ static void nothing_deleted_is_left(void **state)
             fail_msg("%s: not found before it was deleted", marks[i].what);
     }
     assert_true(parquet_files > 0);
+    struct buf before = BUF_INIT((size_t)1 << 20);
+    buf_str(&before, buf_view(&tags));
+    assert_int_equal(before.len > 0, vault_of() != NULL);
     /* Messages, a conversation, each member's copies in their own way, edits of what stays. */
     sql("alice", "DELETE FROM messages WHERE conversation_id = 'own'");
     sql("alice", "DELETE FROM conversations WHERE conversation_id = 'doomed'");
@@ -298,6 +440,8 @@ static void nothing_deleted_is_left(void **state)
     }
     for (int i = 0; i < 3; i++)
         assert_true(on_disk(kept[i]));
+    int gone = no_tag_is_left(buf_view(&before));
+    assert_true(vault_of() == NULL || gone > nmarks);
     /* And the last one out. */
     sql("alice", "DELETE FROM conversations WHERE conversation_id = 'room'");
     sql("bob", "DELETE FROM conversations WHERE conversation_id = 'room'");
@@ -306,6 +450,8 @@ static void nothing_deleted_is_left(void **state)
     assert_false(on_disk(kept[2]));
     assert_true(on_disk(kept[0]));
     assert_true(on_disk(kept[1]));
+    (void)no_tag_is_left(buf_view(&before));
+    buf_release(&before);
 }
 
 int main(void)
