@@ -36,6 +36,11 @@ need_node() {
 }
 
 need_npm_packages() {
+    # npm ci empties the folder first, through a link too, and with it what other checkouts use.
+    if [ -L node_modules ]; then
+        say "node_modules is a link: what it points to is used as it is"
+        return 0
+    fi
     if [ node_modules/.package-lock.json -nt package-lock.json ]; then
         return 0
     fi
