@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-enum { PEM_FILE, JWKS_FILE };
+enum { KEY_FILE, JWKS_FILE };
 
 bool token_id_valid(struct str jti)
 {
@@ -102,6 +102,13 @@ static bool file_changed(struct key_file *f)
     return changed;
 }
 
+/* jwt_public_key_file may hold either form: PEM never begins with a brace. */
+static bool is_jwks(int which, struct str text)
+{
+    struct str t = str_trim(text);
+    return which == JWKS_FILE || (t.len > 0 && t.ptr[0] == '{');
+}
+
 static enum err read_keys(
     struct key_set *s, int which, const char *path, const struct key_warning *warn, struct errctx *ec)
 {
@@ -112,8 +119,8 @@ static enum err read_keys(
     else if (e != ERR_OK)
         e = err_set(ec, ERR_INVALID_REQUEST, "cannot be read, or is over %zu bytes", AUTH_KEY_FILE_BYTES_MAX);
     else
-        e = which == PEM_FILE ? key_set_read_pem(s, buf_view(&b), warn, ec)
-                              : key_set_read_jwks(s, buf_view(&b), warn, ec);
+        e = is_jwks(which, buf_view(&b)) ? key_set_read_jwks(s, buf_view(&b), warn, ec)
+                                         : key_set_read_pem(s, buf_view(&b), warn, ec);
     if (b.ptr != NULL)
         OPENSSL_cleanse(b.ptr, b.len); /* it may have been a private key by mistake */
     buf_release(&b);
@@ -121,7 +128,7 @@ static enum err read_keys(
         char why[sizeof ec->message];
         memcpy(why, ec->message, sizeof why);
         snprintf(ec->message, sizeof ec->message, "%s: %.200s: %.200s",
-            which == PEM_FILE ? "jwt_public_key_file" : "jwks_file", path, why);
+            which == KEY_FILE ? "jwt_public_key_file" : "jwks_file", path, why);
     }
     return e;
 }
@@ -172,7 +179,7 @@ enum err auth_refresh(struct auth *a, bool force, bool *ret_changed, struct errc
     *ret_changed = false;
     pthread_mutex_lock(&live->reading);
     /* Both are looked at before they are read: what changes while we read is seen the next time. */
-    bool pem = file_changed(&live->files[PEM_FILE]), jwks = file_changed(&live->files[JWKS_FILE]);
+    bool pem = file_changed(&live->files[KEY_FILE]), jwks = file_changed(&live->files[JWKS_FILE]);
     if (pem || jwks || force)
         e = load(a, ret_changed, ec);
     pthread_mutex_unlock(&live->reading);
@@ -254,7 +261,7 @@ enum err auth_open(const struct auth_config *cfg, struct auth **ret, struct errc
     enum err e = ERR_OK;
     bool changed;
     if (!copy(cfg->issuer, &a->issuer) || !copy(cfg->audience, &a->audience) ||
-        !copy(cfg->public_key_path, &a->live->files[PEM_FILE].path) ||
+        !copy(cfg->public_key_path, &a->live->files[KEY_FILE].path) ||
         !copy(cfg->jwks_path, &a->live->files[JWKS_FILE].path))
         e = err_set(ec, ERR_NO_MEMORY, "out of memory");
     if (e == ERR_OK)

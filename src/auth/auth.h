@@ -15,7 +15,7 @@ struct auth_config {
     size_t secret_len;
     const char *secret_path; /* made with 32 random bytes (hex), mode 0600, when absent and `create` */
     bool create;
-    const char *public_key_path;   /* PEM: RS256, ES256, EdDSA; NULL: none */
+    const char *public_key_path;   /* PEM, or as jwks_path: RS256, ES256, EdDSA; NULL: none */
     const char *jwks_path;         /* RFC 7517; NULL: none */
     const char *issuer, *audience; /* NULL: not checked */
     int64_t leeway_s;

@@ -19,7 +19,7 @@ struct live_keys {
     struct key_set *keys;
     _Atomic uint64_t generation;
     pthread_mutex_t reading;  /* one refresh at a time: files */
-    struct key_file files[2]; /* PEM, JWKS */
+    struct key_file files[2]; /* jwt_public_key_file, jwks_file */
 };
 
 struct auth {

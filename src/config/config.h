@@ -27,8 +27,9 @@
     X(SECRET, jwt_secret, NULL, 0, 0,                                                                        \
         "HS256 key, at least 32 bytes; made in the data directory when neither it nor a public key is set")  \
     X(STRING, jwt_public_key_file, NULL, 0, 0,                                                               \
-        "PEM file of public keys or certificates that tokens are checked with: RS256, ES256, EdDSA")         \
-    X(STRING, jwks_file, NULL, 0, 0, "the same as a JSON Web Key Set; both are read again when they change") \
+        "public keys that tokens are checked with, as PEM (keys, certificates) or JWKS: RS256, ES256, "      \
+        "EdDSA")                                                                                             \
+    X(STRING, jwks_file, NULL, 0, 0, "a JSON Web Key Set beside it; both are read again when they change")   \
     X(STRING, jwt_issuer, NULL, 0, 0, "required iss claim")                                                  \
     X(STRING, jwt_audience, NULL, 0, 0, "required aud claim")                                                \
     X(INT, jwt_leeway_s, 30, 0, 3600, "clock leeway for exp and nbf, seconds")                               \
@@ -87,7 +88,7 @@
         "what an erased user sent to groups: sender replaced, content dropped too, left "                    \
         "[anonymize|redact|keep]")                                                                           \
     X(INT, tombstone_retention_s, 2592000, 1, 2000000000, "how long deletions can be replayed")              \
-    X(CHOICE, encryption, "on", 0, 0, "encryption at rest; fixed when the data directory is made [on|off]") \
+    X(CHOICE, encryption, "on", 0, 0, "encryption at rest; fixed when the data directory is made [on|off]")  \
     X(STRING, master_key_file, NULL, 0, 0,                                                                   \
         "master key: 32 raw bytes, 64 hex digits or base64; made as .kalamdb/master.key when neither this "  \
         "nor KALAMDB_MASTER_KEY is set")                                                                     \

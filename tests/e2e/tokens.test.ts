@@ -53,6 +53,22 @@ test("RS256, ES256 and EdDSA by PEM; the public key is no HMAC secret", async ()
   await server.destroy();
 });
 
+test("a JWKS in the place of the PEM file counts as one, and a PEM may take its place", async () => {
+  const path = join(temporaryFolder(), "keys");
+  const pairs = [generateKeyPairSync("rsa", { modulusLength: 2048 }), generateKeyPairSync("ec", { namedCurve: "P-256" }), generateKeyPairSync("ed25519")];
+  writeJwks(path, Object.fromEntries(pairs.map((p, i) => [`k${i}`, p.publicKey])));
+  const server = await Server.start({ KALAMDB_JWT_PUBLIC_KEY_FILE: path });
+  for (const [i, { privateKey }] of pairs.entries()) {
+    assert.equal(await status(server, mint(privateKey, { sub: "alice" }, { kid: `k${i}` })), 200);
+    assert.equal(await status(server, mint(privateKey, { sub: "alice" }, { kid: "other" })), 401);
+  }
+  writeFileSync(path, pem(pairs[2].publicKey));
+  server.child.kill("SIGHUP");
+  await until(async () => (await status(server, mint(pairs[0].privateKey, { sub: "alice" }))) === 401);
+  assert.equal(await status(server, mint(pairs[2].privateKey, { sub: "alice" }, { kid: "a PEM has no names" })), 200);
+  await server.destroy();
+});
+
 test("a weak key, a private key or a broken file stops the start", async () => {
   const folder = temporaryFolder();
   const bad: [string, RegExp][] = [
