@@ -38,8 +38,9 @@ static enum jwt_alg alg_named(struct str name)
 }
 
 /* RFC 8725 3.1, 3.11: `alg` selects among keys that are each pinned to one; a `typ`, where there is one, says
- * JWT; nothing in `crit` is understood here, so a token that asks for it is refused (RFC 7515 4.1.11). What
- * the header says of keys (jwk, jku, x5c, x5u) is never looked at (RFC 8725 3.10). */
+ * JWT or at+jwt (access tokens, RFC 9068); nothing in `crit` is understood here, so a token that asks for it
+ * is refused (RFC 7515 4.1.11). What the header says of keys (jwk, jku, x5c, x5u) is never looked at (RFC
+ * 8725 3.10). */
 static bool header_ok(const json_t *h, enum jwt_alg *ret_alg, struct str *ret_kid)
 {
     const json_t *typ = json_object_get(h, "typ"), *kid = json_object_get(h, "kid");
@@ -47,7 +48,7 @@ static bool header_ok(const json_t *h, enum jwt_alg *ret_alg, struct str *ret_ki
     *ret_kid = json_text(kid);
     return h != NULL && *ret_alg != ALG_NONE && (kid == NULL || ret_kid->ptr != NULL) &&
            json_object_get(h, "crit") == NULL && json_object_get(h, "b64") == NULL &&
-           (typ == NULL || str_ieq(json_text(typ), STR("JWT")));
+           (typ == NULL || str_ieq(json_text(typ), STR("JWT")) || str_ieq(json_text(typ), STR("at+jwt")));
 }
 
 static const struct auth_key *signer(

@@ -4,7 +4,10 @@
 #include "kalamdb.h"
 #include "kalamdb_admin.h"
 #include "vault/vault.h"
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 void cli_engine_options(const struct config *c, struct kalamdb_options *o)
 {
@@ -79,6 +82,31 @@ static void publish(void *arg)
         log_event(LOG_WARN, "address_not_written", "s:reason", ec.message, NULL);
 }
 
+/* PostgreSQL's rule for key files, 0600 or root's 0640, as advice only: what mounts secrets into containers
+ * makes them 0644. */
+static void warn_readable(const char *setting, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0 || !S_ISREG(st.st_mode))
+        return;
+    if ((st.st_mode & (st.st_uid == 0 ? (mode_t)027 : (mode_t)077)) != 0)
+        log_event(LOG_WARN, "key_file_open_to_others", "s:file", setting, "s:path", path, "s:hint",
+            "chmod 600, or 640 when it belongs to root", NULL);
+}
+
+static void warn_of_keys(const struct config *c)
+{
+    static const char *const made[] = {"jwt_secret", "master.key", "receipt.key"};
+    char path[PATH_MAX];
+    if (c->master_key_file != NULL)
+        warn_readable("master_key_file", c->master_key_file);
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
+        int n = snprintf(path, sizeof path, "%s/.kalamdb/%s", c->data, made[i]);
+        if (n > 0 && (size_t)n < sizeof path)
+            warn_readable(made[i], path);
+    }
+}
+
 static int serve(const struct config *c)
 {
     struct errctx ec = {0};
@@ -90,13 +118,14 @@ static int serve(const struct config *c)
     struct kalamdb_error error = {0};
     struct kalamdb *db = NULL;
     cli_engine_options(c, &options);
-    if (options.encryption && c->master_key_file == NULL && c->master_key == NULL)
-        log_event(LOG_WARN, "master_key_beside_data", "s:reason",
-            "a key in the data directory protects backups and files cut out of it, not the directory", NULL);
     if (kalamdb_open(&options, &db, &error) != KALAMDB_OK) {
         auth_close(auth);
         return cli_fail_kalamdb(&error);
     }
+    if (options.encryption && c->master_key_file == NULL && c->master_key == NULL)
+        log_event(LOG_WARN, "master_key_beside_data", "s:reason",
+            "a key in the data directory protects backups and files cut out of it, not the directory", NULL);
+    warn_of_keys(c);
     if (!kalamdb_workers_caged(db))
         log_event(LOG_WARN, "workers_uncaged", "s:reason", "worker_cage is off", "s:meaning",
             "query workers have no system-call filter and no Landlock around them: native code that takes "

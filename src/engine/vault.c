@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 struct places {
@@ -18,18 +19,28 @@ static bool find_places(const char *data, struct places *ret)
     return good && asprintf(&ret->beside, "%s/.kalamdb/master.key", data) >= 0;
 }
 
+/* Names the setting that is wrong. */
+static enum err of_setting(const char *setting, enum err e, struct errctx *ec)
+{
+    char why[sizeof ec->message];
+    memcpy(why, ec->message, sizeof why);
+    if (e == ERR_INVALID_REQUEST)
+        snprintf(ec->message, sizeof ec->message, "%s: %.200s", setting, why);
+    return e;
+}
+
 static enum err master_key(const struct kalamdb_options *o, const struct places *p, const struct os *os,
     bool make, uint8_t ret[VAULT_KEY_BYTES], struct errctx *ec)
 {
     if (o->master_key != NULL && o->master_key_file != NULL)
         return err_set(ec, ERR_INVALID_REQUEST, "master_key and master_key_file: set one of them");
     if (o->master_key != NULL)
-        return vault_parse_master_key(str_c(o->master_key), ret, ec);
+        return of_setting("KALAMDB_MASTER_KEY", vault_parse_master_key(str_c(o->master_key), ret, ec), ec);
     if (o->master_key_file != NULL) {
         enum err e = vault_master_key_file(o->master_key_file, false, os, ret, ec);
-        return e == ERR_NOT_FOUND
-                   ? err_set(ec, ERR_INVALID_REQUEST, "master_key_file: there is no %s", o->master_key_file)
-                   : e;
+        if (e == ERR_NOT_FOUND)
+            e = err_set(ec, ERR_INVALID_REQUEST, "there is no %s", o->master_key_file);
+        return of_setting("master_key_file", e, ec);
     }
     enum err e = vault_master_key_file(p->beside, make, os, ret, ec);
     if (e == ERR_NOT_FOUND) {

@@ -40,6 +40,8 @@ test("RS256, ES256 and EdDSA by PEM; the public key is no HMAC secret", async ()
   const good = { sub: "alice", iss: "https://issuer", aud: ["other", "kalamdb"] };
   for (const { privateKey, publicKey } of pairs) {
     assert.equal(await status(server, mint(privateKey, good)), 200);
+    assert.equal(await status(server, mint(privateKey, good, { typ: "at+jwt" })), 200);
+    assert.equal(await status(server, mint(privateKey, good, { typ: "dpop+jwt" })), 401);
     assert.equal(await status(server, mint(privateKey, { ...good, iss: "https://else" })), 401);
     assert.equal(await status(server, mint(privateKey, { ...good, aud: "other" })), 401);
     assert.equal(await status(server, mint(privateKey, { ...good, exp: now() - 60 })), 401);

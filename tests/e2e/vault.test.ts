@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { binary, Server, temporaryFolder } from "./harness.ts";
@@ -99,7 +99,11 @@ test("keys and modes that do not fit stop the start, with a way out", async () =
   await s.say("alice", "c", "x");
   await s.stop();
   assert.match(refused(s.data, { ...on, KALAMDB_MASTER_KEY: randomBytes(32).toString("hex") }), /master key does not open/);
-  assert.match(refused(s.data, { ...on, KALAMDB_MASTER_KEY: "short" }), /64 hex digits/);
+  assert.match(refused(s.data, { ...on, KALAMDB_MASTER_KEY: "short" }), /KALAMDB_MASTER_KEY: .*64 hex digits/);
+  writeFileSync(join(s.data, "short"), "short");
+  const byFile = (name: string) => refused(s.data, { KALAMDB_ENCRYPTION: "on", KALAMDB_MASTER_KEY_FILE: join(s.data, name) });
+  assert.match(byFile("short"), /master_key_file: .*64 hex digits/);
+  assert.match(byFile("nowhere"), /master_key_file: there is no .*nowhere/);
   assert.match(refused(s.data, { KALAMDB_ENCRYPTION: "on" }), /master key is missing/);
   assert.match(refused(s.data, { KALAMDB_ENCRYPTION: "off" }), /made with encryption[^]*encryption: on/);
   cpSync(join(s.data, ".kalamdb/keys"), join(s.data, "aside"), { recursive: true });
@@ -110,7 +114,14 @@ test("keys and modes that do not fit stop the start, with a way out", async () =
   writeFileSync(join(s.data, "master"), Buffer.from(key, "hex").toString("base64") + "\n");
   delete (s.env as any).KALAMDB_MASTER_KEY;
   (s.env as any).KALAMDB_MASTER_KEY_FILE = join(s.data, "master");
+  chmodSync(join(s.data, "master"), 0o644);
   await s.up();
+  const open = () => s.log.filter((l) => l.event === "key_file_open_to_others" && l.file === "master_key_file").length;
+  assert.equal(open(), 1, "a key that others can read is warned of");
+  await s.stop();
+  chmodSync(join(s.data, "master"), 0o600);
+  await s.up();
+  assert.equal(open(), 1);
   assert.equal((await s.sql("alice", "SELECT count(*) FROM messages")).rows[0][0], 1);
   await s.destroy();
 
