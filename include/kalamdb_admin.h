@@ -30,10 +30,10 @@ void kalamdb_sweep(struct kalamdb *db,
     void *arg);
 
 /* Holds all that is stored against all else that says the same: checksums of the hot tier, of Parquet and of
- * content files; heads, counters and indexes against rows; references against rows and files; members of groups
- * against what they have. Changes nothing. One user, or everybody (ptr NULL). Blocks for as long as reading
- * everything takes. `found` is told each damage, with whose it is (ptr NULL: nobody's) and the file or table.
- * OK however much is found; NOT_FOUND: no such user. */
+ * content files; heads, counters and indexes against rows; references against rows and files; members of
+ * groups against what they have. Changes nothing. One user, or everybody (ptr NULL). Blocks for as long as
+ * reading everything takes. `found` is told each damage, with whose it is (ptr NULL: nobody's) and the file
+ * or table. OK however much is found; NOT_FOUND: no such user. */
 struct kalamdb_verified {
     uint64_t users, groups, messages, files, contents; /* looked at */
     uint64_t findings;
@@ -164,7 +164,7 @@ struct kalamdb_erasure {
     int64_t erased_at_us;
     uint64_t messages, files, bytes;
     bool backups_covered; /* nothing of them can be read in a backup: their key, which is in none, is
-                             destroyed */
+                             destroyed, also in every copy of the key ring that a backup made */
 };
 /* Erases a user: from one commit on nobody is that user and their tokens are void; then their rows, files and
  * memberships go, what they sent to groups is changed as options.erase_sent says, and the bytes are driven
@@ -217,20 +217,28 @@ void kalamdb_on_access(
 struct kalamdb_backup {
     uint32_t generation, removed;
     uint64_t files, bytes, files_copied, bytes_copied, hot_bytes;
-    uint64_t key_files; /* of the ring, copied or as they were; 0: not asked for */
+    uint64_t key_files; /* of the ring, copied or as they were; 0: no encryption */
+    char keys[4096];    /* the folder that they are in; "": no encryption */
+    bool master_key_copied;
 };
+/* What master_key_copied means, for people. */
+#define KALAMDB_MASTER_KEY_COPIED                                                                            \
+    "the master key lies with the keys: whoever has both folders reads everything; set master_key_file to "  \
+    "keep the key elsewhere"
 /* Backs up everything into `dir` (made when absent), incrementally, while the database is in use; with keep >
  * 0, older generations than the newest `keep` are removed. `done` comes from a thread of the engine. Error
  * messages are for operators and name paths. INVALID_REQUEST: not to be used for that; CONFLICT: another
- * backup writes there. Keys are in no backup: with `keys` (NULL: not) the key ring as it is afterwards
- * replaces what is in that directory, which must be elsewhere. */
+ * backup writes there. Keys are in no backup: under encryption the key ring as it is afterwards replaces
+ * what is in the directory `keys` (NULL: "DIR.keys", beside `dir`), which must be elsewhere; a master key
+ * that was made by kalamdb_open, and no other, is copied there, too. */
 typedef void kalamdb_backed_up(
     void *arg, const struct kalamdb_backup *backup, const struct kalamdb_error *error);
 void kalamdb_backup(
     struct kalamdb *db, const char *dir, int keep, const char *keys, kalamdb_backed_up *done, void *arg);
 /* Makes the data directory `data`, empty or absent, out of a generation (0: the newest), checking every
- * checksum. One that was cut short is recognised: kalamdb_open refuses it. `keys` (NULL: none) is the copy of
- * the key ring that goes with it: the newest, for users erased since the backup are erased in it. */
+ * checksum. One that was cut short is recognised: kalamdb_open refuses it. An encrypted one needs the copy of
+ * the key ring in `keys` (NULL: "DIR.keys"): the newest, for users erased since the backup are erased in it.
+ * INVALID_REQUEST where there is none. */
 kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *data, const char *keys,
     struct kalamdb_backup *ret, struct kalamdb_error *error);
 /* The generations in `dir`, oldest first. */

@@ -13,6 +13,17 @@ static void put_count(struct buf *b, const char *name, uint64_t n)
     buf_printf(b, ",\"%s\":%llu", name, (unsigned long long)n);
 }
 
+static void put_keys(struct buf *b, const struct kalamdb_backup *k)
+{
+    put_count(b, "keyFiles", k->key_files);
+    buf_str(b, STR(",\"keys\":"));
+    json_str(b, str_c(k->keys));
+    if (k->master_key_copied) {
+        buf_str(b, STR(",\"warning\":"));
+        json_str(b, STR(KALAMDB_MASTER_KEY_COPIED));
+    }
+}
+
 static void backed_up(struct net_task *task)
 {
     struct call *c = (struct call *)task;
@@ -27,7 +38,7 @@ static void backed_up(struct net_task *task)
         put_count(b, "hotBytes", k->hot_bytes);
         put_count(b, "removed", k->removed);
         if (k->key_files > 0)
-            put_count(b, "keyFiles", k->key_files);
+            put_keys(b, k);
         answer_timed(c);
     } else {
         answer_failure(c);

@@ -72,6 +72,16 @@ static void print_done(uint32_t generation, const char *dir, uint64_t files, uin
     putchar('\n');
 }
 
+static void print_keys(const char *dir, const char *warning)
+{
+    if (dir != NULL && dir[0] != '\0')
+        printf("keys in %s\n", dir);
+    if (warning != NULL) {
+        fflush(stdout);
+        fprintf(stderr, "kalamdb: warning: %s\n", warning);
+    }
+}
+
 /* ---- without a server --------------------------------------------------------------------------------- */
 
 struct waiting {
@@ -108,6 +118,7 @@ static int back_up_here(struct kalamdb *db, const char *dir, int keep, const cha
         return cli_fail_kalamdb(&w.error);
     print_done(w.backup.generation, dir, w.backup.files, w.backup.bytes, w.backup.files_copied,
         w.backup.bytes_copied, w.backup.removed);
+    print_keys(w.backup.keys, w.backup.master_key_copied ? KALAMDB_MASTER_KEY_COPIED : NULL);
     return EXIT_SUCCESS;
 }
 
@@ -126,6 +137,8 @@ static int print_answer(int status, struct str body, const char *dir)
     if (status == 200) {
         print_done((uint32_t)count(o, "backup"), dir, count(o, "files"), count(o, "bytes"),
             count(o, "filesCopied"), count(o, "bytesCopied"), count(o, "removed"));
+        print_keys(
+            json_string_value(json_object_get(o, "keys")), json_string_value(json_object_get(o, "warning")));
     } else {
         const char *message = json_string_value(json_object_get(o, "message"));
         const char *hint = json_string_value(json_object_get(o, "hint"));

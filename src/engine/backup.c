@@ -1,15 +1,20 @@
 /* Backup and restore as kalamdb_admin.h has them: each backup on a thread of its own. */
 #include "store/backup.h"
+#include "base/log.h"
 #include "engine/engine.h"
+#include "engine/key_copies.h"
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct backup_job {
     struct kalamdb *db;
     kalamdb_backed_up *done;
     void *arg;
     int keep;
-    const char *keys; /* behind dir; NULL: not */
+    char *keys; /* heap; NULL: no encryption */
+    bool keys_named;
     char dir[];
 };
 
@@ -43,27 +48,74 @@ static bool within(const char *path, const char *dir)
     return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
-/* Where data and keys lie side by side an erasure would not reach what is kept of the user. */
+static bool nested(const char *a, const char *b)
+{
+    return within(a, b) || within(b, a);
+}
+
+/* Where data and keys lie in one folder whoever gets the one has the other. */
+static enum err check_apart(struct kalamdb *db, const struct backup_job *job, struct errctx *ec)
+{
+    char *keys = backup_nearest(job->keys), *dir = backup_nearest(job->dir),
+         *data = realpath(db->options.data_dir, NULL);
+    enum err e = ERR_OK;
+    if (keys == NULL || dir == NULL || data == NULL)
+        e = err_set(ec, ERR_INVALID_REQUEST, "cannot find %s: %s", job->keys, strerror(errno));
+    else if (nested(job->keys, job->dir) || nested(job->keys, db->options.data_dir) || within(keys, data) ||
+             (access(job->dir, F_OK) == 0 && within(keys, dir))) {
+        e = err_set(ec, ERR_INVALID_REQUEST, "%s lies in the backup or in the data directory", job->keys);
+        err_hint(ec, "Keep keys apart from what they open, and where only the newest state of them is kept.");
+    }
+    free(keys);
+    free(dir);
+    free(data);
+    return e;
+}
+
 static enum err check_keys_dir(struct kalamdb *db, const struct backup_job *job, struct errctx *ec)
 {
-    if (job->keys == NULL)
-        return ERR_OK;
-    if (db->vault == NULL)
+    if (db->vault == NULL && job->keys_named)
         return err_set(ec, ERR_INVALID_REQUEST, "there are no keys: encryption is off");
-    if (!within(job->keys, job->dir) && !within(job->keys, db->options.data_dir))
-        return ERR_OK;
-    err_set(ec, ERR_INVALID_REQUEST, "%s lies in the backup or in the data directory", job->keys);
-    err_hint(ec, "Keep keys apart from what they open, and where only the newest state of them is kept.");
-    return ec->code;
+    enum err e = store_backup_check(db->store, job->dir, ec);
+    if (e != ERR_OK || job->keys == NULL)
+        return e;
+    e = check_apart(db, job, ec);
+    if (e == ERR_OK && strlen(job->keys) >= sizeof((struct kalamdb_backup *)0)->keys)
+        e = err_set(ec, ERR_INVALID_REQUEST, "the path of the folder for keys is too long");
+    if (e == ERR_OK)
+        e = vault_backup_check(db->vault, job->keys, ec);
+    if (e == ERR_INVALID_REQUEST && ec->hint[0] == '\0')
+        err_hint(ec, "%s",
+            "The key ring is kept apart from the backup, in DIR.keys unless another folder is named (--keys, "
+            "\"keys\").");
+    return e;
 }
 
 static enum err back_up_keys(
     struct kalamdb *db, const struct backup_job *job, struct kalamdb_backup *ret, struct errctx *ec)
 {
     size_t files = 0;
-    enum err e = job->keys != NULL ? vault_backup(db->vault, job->keys, &files, ec) : ERR_OK;
+    if (job->keys == NULL)
+        return ERR_OK;
+    enum err e = key_copies_add(db->os, db->options.data_dir, job->keys, ec);
+    if (e == ERR_OK)
+        e = vault_backup(db->vault, job->keys, db->master_file, &files, ec);
+    if (e != ERR_OK)
+        return e;
     ret->key_files = files;
-    return e;
+    ret->master_key_copied = db->master_file != NULL;
+    snprintf(ret->keys, sizeof ret->keys, "%s", job->keys);
+    if (ret->master_key_copied)
+        log_event(LOG_WARN, "master_key_with_backup", "s:keys", job->keys, "s:backup", job->dir, "s:reason",
+            KALAMDB_MASTER_KEY_COPIED, NULL);
+    return ERR_OK;
+}
+
+static void job_free(struct backup_job *job)
+{
+    if (job != NULL)
+        free(job->keys);
+    free(job);
 }
 
 static void *backup_main(void *arg)
@@ -85,7 +137,7 @@ static void *backup_main(void *arg)
     if (e != ERR_OK)
         (void)fail(&error, e, &ec);
     job->done(job->arg, e == ERR_OK ? &out : NULL, &error);
-    free(job);
+    job_free(job);
     pthread_mutex_lock(&db->lock);
     if (--db->inflight == 0)
         pthread_cond_broadcast(&db->idle);
@@ -116,28 +168,54 @@ static bool start(struct kalamdb *db, struct backup_job *job)
     return started;
 }
 
+static struct backup_job *job_new(struct kalamdb *db, const char *dir, const char *keys)
+{
+    size_t n = strlen(dir) + 1;
+    struct backup_job *job = malloc(sizeof *job + n);
+    if (job == NULL)
+        return NULL;
+    *job = (struct backup_job){.db = db, .keys_named = keys != NULL};
+    memcpy(job->dir, dir, n);
+    bool wanted = keys != NULL || db->vault != NULL;
+    if (wanted)
+        job->keys = keys != NULL ? strdup(keys) : backup_keys_default(dir);
+    if (!wanted || job->keys != NULL)
+        return job;
+    free(job);
+    return NULL;
+}
+
 void kalamdb_backup(
     struct kalamdb *db, const char *dir, int keep, const char *keys, kalamdb_backed_up *done, void *arg)
 {
     struct errctx ec;
     struct kalamdb_error error;
-    size_t n = strlen(dir) + 1, nkeys = keys != NULL ? strlen(keys) + 1 : 0;
-    struct backup_job *job = malloc(sizeof *job + n + nkeys);
+    struct backup_job *job = job_new(db, dir, keys);
     errctx_clear(&ec);
     if (job != NULL) {
-        *job = (struct backup_job){.db = db, .done = done, .arg = arg, .keep = keep};
-        memcpy(job->dir, dir, n);
-        if (keys != NULL)
-            job->keys = memcpy(job->dir + n, keys, nkeys);
+        job->done = done;
+        job->arg = arg;
+        job->keep = keep;
         if (start(db, job))
             return;
-        free(job);
+        job_free(job);
         err_set(&ec, ERR_UNAVAILABLE, "the database is shutting down");
     } else {
         err_internal(&ec, ERR_NO_MEMORY, "backup");
     }
     engine_error(&error, &ec);
     done(arg, NULL, &error);
+}
+
+/* The restored directory erases users, too: from the copy that it came from as well. */
+static enum err remember_keys(const char *dir, const char *data, const char *keys, struct errctx *ec)
+{
+    char *beside = keys == NULL ? backup_keys_default(dir) : NULL;
+    enum err e = keys == NULL && beside == NULL
+                     ? err_set(ec, ERR_NO_MEMORY, "out of memory")
+                     : key_copies_add(os_posix(), data, keys != NULL ? keys : beside, ec);
+    free(beside);
+    return e;
 }
 
 kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *data, const char *keys,
@@ -147,6 +225,8 @@ kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *d
     struct backup_report report;
     errctx_clear(&ec);
     enum err e = store_restore(os_posix(), dir, generation, data, keys, &report, &ec);
+    if (e == ERR_OK && report.sealed)
+        e = remember_keys(dir, data, keys, &ec);
     if (e != ERR_OK)
         return fail(error, e, &ec);
     report_of(&report, ret);

@@ -47,6 +47,8 @@ struct kalamdb {
     const struct os *os;
     struct analytic *analytic;
     struct vault *vault; /* NULL: no encryption */
+    char *master_file;   /* the master key that the server made itself, beside the data; NULL: none */
+    int lock_fd;         /* of the directory, until the store has it; -1: none */
     struct store *store;
     struct live *live;
     struct streams *streams; /* stream.h */

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "chat/chat.h"
 #include "engine/erase_sent.h"
+#include "engine/key_copies.h"
 #include "engine/stream.h"
 #include "store/erase.h"
 #include <errno.h>
@@ -24,7 +25,7 @@ struct erase_job {
     kalamdb_erased *done; /* NULL: nobody waits */
     void *arg;
     struct erasure go_on; /* user_no 0: to be begun */
-    bool covered;         /* encrypted: backups are, too */
+    bool covered;         /* the key is gone from every copy: backups are, too */
     bool asked;           /* for, not only found unfinished at open */
     int64_t asked_us, not_before_us;
     size_t len;
@@ -82,6 +83,8 @@ static enum err go_on(struct kalamdb *db, struct erasure *e, struct errctx *ec)
     uint64_t *users = NULL;
     size_t nusers = 0;
     enum err err = store_erase_key(db->store, e, ec);
+    if (err == ERR_OK && db->vault != NULL)
+        (void)key_copies_forget(db, e->user_no); /* what it missed the receipt tells */
     if (err == ERR_OK)
         err = streams_erase(db, e, ec);
     if (err == ERR_OK)
@@ -208,6 +211,9 @@ static void work(struct erasures *es, struct erase_job *job, bool stopping)
         put_off(es, job, &ec);
         return;
     }
+    /* Each time: a copy that was out of reach when the user was erased may be there now. */
+    if (err == ERR_OK && job->done != NULL)
+        job->covered = es->db->vault != NULL && key_copies_forget(es->db, e.user_no);
     answer(job, err, &e, &ec);
     free(job);
 }
@@ -351,7 +357,6 @@ void kalamdb_erase(struct kalamdb *db, struct kalamdb_str user_id, kalamdb_erase
         job->done = done;
         job->arg = arg;
         job->asked = true;
-        job->covered = db->vault != NULL;
         job->asked_us = os_monotonic_us(db->os);
         if (submit(db->erasures, job))
             return;

@@ -7,6 +7,7 @@
 #include "engine/transfer.h"
 #include "media/media.h"
 #include <stdlib.h>
+#include <unistd.h>
 
 /* Recent changes kept per followed user for live subscribers (live.h). */
 #define RING_BYTES_MAX ((size_t)256 << 10)
@@ -140,6 +141,7 @@ static enum err open_store(struct kalamdb *db, struct errctx *ec)
         .os = db->os,
         .encryption = o->encryption,
         .vault = db->vault,
+        .lock_fd = &db->lock_fd,
         .analytic = db->analytic,
         .durability = o->durability == KALAMDB_ASYNC ? DURABILITY_ASYNC : DURABILITY_SYNC,
         .async_window_ms = o->async_window_ms,
@@ -166,6 +168,9 @@ static void free_all(struct kalamdb *db)
     if (db->analytic != NULL)
         analytic_close(db->analytic);
     vault_close(db->vault);
+    if (db->lock_fd >= 0)
+        close(db->lock_fd);
+    free(db->master_file);
     sql_shapes_free(db->shapes);
     pthread_cond_destroy(&db->upkeep_wake);
     pthread_cond_destroy(&db->idle);
@@ -190,6 +195,7 @@ kalamdb_code kalamdb_open(
     }
     db->options = *options;
     db->os = os_posix();
+    db->lock_fd = -1;
     db->options.master_key = db->options.master_key_file = NULL; /* keys are the vault's alone */
     db->upkeep_last = &db->upkeep_first;
     pthread_mutex_init(&db->lock, NULL);
@@ -205,6 +211,8 @@ kalamdb_code kalamdb_open(
     db->shapes = sql_shapes_new();
     enum err e =
         copied && db->shapes != NULL ? open_analytic(db, &ec) : err_internal(&ec, ERR_NO_MEMORY, "open");
+    if (e == ERR_OK) /* before its key ring is touched */
+        e = store_lock(options->data_dir, db->os, &db->lock_fd, &ec);
     if (e == ERR_OK)
         e = engine_open_vault(db, options, &ec);
     if (e == ERR_OK)

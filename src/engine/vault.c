@@ -68,6 +68,10 @@ enum err engine_open_vault(struct kalamdb *db, const struct kalamdb_options *o, 
         if (e == ERR_OK)
             e = vault_open(&cfg, &db->vault, ec);
         vault_wipe(key, sizeof key);
+        if (e == ERR_OK && o->master_key == NULL && o->master_key_file == NULL) {
+            db->master_file = p.beside;
+            p.beside = NULL;
+        }
     }
     free(p.keys);
     free(p.ring);

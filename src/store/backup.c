@@ -55,8 +55,7 @@ static bool is_empty(const char *path)
     return empty;
 }
 
-/* Where the path leads, or would: its nearest ancestor that is there. Heap; NULL with errno. */
-static char *nearest(const char *path)
+char *backup_nearest(const char *path)
 {
     char *copy = strdup(path), *found = NULL;
     while (copy != NULL && (found = realpath(copy, NULL)) == NULL && errno == ENOENT) {
@@ -71,15 +70,15 @@ static char *nearest(const char *path)
 }
 
 /* Backing up into what is backed up would never end. */
-static enum err check_apart(const struct backup *b, struct errctx *ec)
+enum err store_backup_check(const struct store *s, const char *dir, struct errctx *ec)
 {
-    char *to = nearest(b->dir), *data = realpath(b->store->cfg.data_dir, NULL);
+    char *to = backup_nearest(dir), *data = realpath(s->cfg.data_dir, NULL);
     enum err err = ERR_OK;
     if (to == NULL || data == NULL)
-        err = backup_io(ec, "cannot find", to == NULL ? b->dir : b->store->cfg.data_dir, errno);
+        err = backup_io(ec, "cannot find", to == NULL ? dir : s->cfg.data_dir, errno);
     size_t n = data != NULL ? strlen(data) : 0;
     if (err == ERR_OK && strncmp(to, data, n) == 0 && (to[n] == '/' || to[n] == '\0'))
-        err = err_set(ec, ERR_INVALID_REQUEST, "%s lies in the data directory: choose another disk", b->dir);
+        err = err_set(ec, ERR_INVALID_REQUEST, "%s lies in the data directory: choose another disk", dir);
     free(to);
     free(data);
     return err;
@@ -154,7 +153,7 @@ static enum err make_directory(struct backup *b, struct errctx *ec)
 
 static enum err open_directory(struct backup *b, struct errctx *ec)
 {
-    enum err err = check_apart(b, ec);
+    enum err err = store_backup_check(b->store, b->dir, ec);
     if (err == ERR_OK)
         err = make_directory(b, ec);
     return err == ERR_OK ? read_newest(b, ec) : err;
@@ -429,6 +428,9 @@ static enum err make(struct backup *b, int keep, struct errctx *ec)
     if (err != ERR_OK)
         return err;
     b->list.created_us = os_realtime_us(s->os);
+    b->list.sealed = b->report.sealed = s->vault != NULL;
+    if (s->vault != NULL)
+        vault_ring_id(s->vault, b->list.ring);
     pin_enter(
         &s->pins, &pin); /* before the hot tier's backup: what that names stays until the copies are made */
     err = back_up_hot(b, ec);

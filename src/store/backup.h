@@ -14,6 +14,7 @@
 #define KALAMDB_STORE_BACKUP_H
 
 #include "store/store.h"
+#include "vault/vault.h"
 
 #define BACKUP_PATH_MAX 1024 /* bytes of a file's path below the data directory */
 
@@ -29,6 +30,8 @@ struct backup_list {
     uint32_t generation;
     int64_t created_us;
     uint32_t hot; /* RocksDB's number of the hot tier's backup */
+    bool sealed;  /* with this ring: */
+    uint8_t ring[VAULT_RING_ID_BYTES];
     size_t nfiles, cap;
     struct backup_file *files; /* by path */
     struct arena arena;
@@ -56,7 +59,15 @@ struct backup_report {
     uint64_t files_copied, bytes_copied; /* of these, those that the directory did not have */
     uint64_t hot_bytes;                  /* of the hot tier's backup */
     uint32_t removed;                    /* older generations */
+    bool sealed;
 };
+/* May it be a backup directory, without looking into it? INVALID_REQUEST: it lies in the data directory. */
+enum err store_backup_check(const struct store *s, const char *dir, struct errctx *ec) CHECKED;
+/* Where the path leads, or would: its nearest ancestor that is there. Heap; NULL with errno. */
+char *backup_nearest(const char *path);
+/* Where keys are kept unless somebody says otherwise: "DIR.keys", beside the backup. Heap; NULL: no memory.
+ */
+char *backup_keys_default(const char *dir);
 /* Makes a generation; with keep > 0, removes all but the newest `keep` and what only they named. Messages are
  * for operators. INVALID_REQUEST: the directory is not to be used; CONFLICT: another backup is at it. */
 enum err store_backup(
@@ -64,7 +75,9 @@ enum err store_backup(
 
 /* Writes generation `generation` (0: the newest) into `data`, an empty or absent directory, checking every
  * checksum. Until it is whole, a mark keeps servers from opening it. Feeds get other names, so that clients
- * ask for everything anew. */
+ * ask for everything anew. Where it is sealed the ring's copy in `keys` (NULL: beside the
+ * backup) goes with it; ret->sealed says so. INVALID_REQUEST before anything is written: there is none, or
+ * another's. */
 enum err store_restore(const struct os *os, const char *dir, uint32_t generation, const char *data,
     const char *keys, struct backup_report *ret, struct errctx *ec) CHECKED;
 

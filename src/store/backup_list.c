@@ -3,6 +3,7 @@
  *   kalamdb backup 1
  *   created <RFC 3339>
  *   hot <number>
+ *   ring <id of the key ring, hex>                  under encryption
  *   file <sha256> <bytes> <mtime in ns> <path>      by path
  *   …
  *   end <number of files> <SHA-256 of everything above> */
@@ -88,6 +89,10 @@ void backup_list_encode(const struct backup_list *l, struct buf *b)
     buf_str(b, STR("kalamdb backup 1\ncreated "));
     time_format(b, l->created_us);
     buf_printf(b, "\nhot %u\n", l->hot);
+    for (size_t i = 0; l->sealed && i < sizeof l->ring; i++)
+        buf_printf(b, i == 0 ? "ring %02x" : "%02x", l->ring[i]);
+    if (l->sealed)
+        buf_u8(b, '\n');
     for (size_t i = 0; i < l->nfiles; i++) {
         const struct backup_file *f = &l->files[i];
         buf_printf(b, "file %s %llu %lld ", f->sha256, (unsigned long long)f->bytes, (long long)f->mtime_ns);
@@ -144,6 +149,23 @@ static bool path_ok(struct str path)
     return path.ptr[path.len - 1] != '/' && str_find(path, '/') < path.len;
 }
 
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static bool decode_ring(struct backup_list *l, struct str hex)
+{
+    bool good = hex.len == 2 * sizeof l->ring;
+    for (size_t i = 0; good && i < sizeof l->ring; i++) {
+        int high = hex_digit(hex.ptr[2 * i]), low = hex_digit(hex.ptr[2 * i + 1]);
+        good = high >= 0 && low >= 0;
+        l->ring[i] = (uint8_t)((unsigned)high << 4 | (unsigned)low);
+    }
+    l->sealed = true;
+    return good;
+}
+
 static enum err decode_file(struct backup_list *l, struct str line, struct errctx *ec)
 {
     struct backup_file f;
@@ -187,6 +209,12 @@ enum err backup_list_decode(struct str text, struct backup_list *l, struct errct
         !str_to_i64(line_of(&rest, STR("hot")), &hot) || hot <= 0 || hot > UINT32_MAX)
         return damaged(ec);
     l->hot = (uint32_t)hot;
+    struct str after = rest, ring = line_of(&after, STR("ring"));
+    if (ring.ptr != NULL) {
+        if (!decode_ring(l, ring))
+            return damaged(ec);
+        rest = after;
+    }
     while (rest.len > 0) {
         struct str above = str_n(text.ptr, (size_t)(rest.ptr - text.ptr));
         struct str line = take(&rest, '\n'), word = take(&line, ' ');
@@ -200,6 +228,15 @@ enum err backup_list_decode(struct str text, struct backup_list *l, struct errct
 }
 
 /* ---- the directory ---- */
+
+char *backup_keys_default(const char *dir)
+{
+    char *path;
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    return asprintf(&path, "%.*s.keys", (int)n, dir) < 0 ? NULL : path;
+}
 
 static int by_number(const void *a, const void *b)
 {

@@ -34,7 +34,8 @@ static enum err check_vault(struct store *s, bool fresh, struct errctx *ec)
         return e;
     if (s->cfg.encryption && !sealed && !fresh) {
         err_set(ec, ERR_INVALID_REQUEST, "%s was made without encryption", s->cfg.data_dir);
-        err_hint(ec, "Set encryption: off; or back it up, and restore the backup with --encrypt.");
+        err_hint(ec, "Set encryption: off (KALAMDB_ENCRYPTION=off). What it is was fixed when it was made; "
+                     "kalamdb export and import bring single users into a new directory.");
         return ec->code;
     }
     if (!s->cfg.encryption && sealed) {

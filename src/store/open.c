@@ -141,10 +141,10 @@ void store_close_db(struct store *s)
 
 /* ---- the lock file ------------------------------------------------------------------------------------ */
 
-static enum err take_lock(struct store *s, struct errctx *ec)
+static enum err take_lock(const char *data_dir, int *ret_fd, struct errctx *ec)
 {
     char *path;
-    if (asprintf(&path, "%s/" PRIVATE_DIR "/lock", s->cfg.data_dir) < 0)
+    if (asprintf(&path, "%s/" PRIVATE_DIR "/lock", data_dir) < 0)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     enum err e = ERR_OK;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -155,7 +155,7 @@ static enum err take_lock(struct store *s, struct errctx *ec)
         ssize_t n = errno == EWOULDBLOCK ? pread(fd, pid, sizeof pid - 1, 0) : 0;
         pid[n > 0 ? n : 0] = '\0';
         pid[strspn(pid, "0123456789")] = '\0';
-        e = err_set(ec, ERR_CONFLICT, "%s is in use by another process%s%s%s", s->cfg.data_dir,
+        e = err_set(ec, ERR_CONFLICT, "%s is in use by another process%s%s%s", data_dir,
             pid[0] != '\0' ? " (pid " : "", pid, pid[0] != '\0' ? ")" : "");
         close(fd);
     } else {
@@ -164,9 +164,70 @@ static enum err take_lock(struct store *s, struct errctx *ec)
         int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
         if (ftruncate(fd, 0) != 0 || pwrite(fd, pid, (size_t)n, 0) != n)
             e = ERR_OK;
-        s->lock_fd = fd;
+        *ret_fd = fd;
     }
     free(path);
+    return e;
+}
+
+/* A restore that was cut short left a part of the data. */
+static enum err check_whole(const char *data_dir, struct errctx *ec)
+{
+    char *mark;
+    if (asprintf(&mark, "%s/" PRIVATE_DIR "/" RESTORING_MARK, data_dir) < 0)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    bool half = access(mark, F_OK) == 0;
+    free(mark);
+    if (!half)
+        return ERR_OK;
+    err_set(ec, ERR_INVALID_REQUEST, "a restore into %s did not finish", data_dir);
+    err_hint(ec, "Remove the directory and run kalamdb restore again.");
+    return ERR_INVALID_REQUEST;
+}
+
+/* The folders' own names must survive power loss, or all that RocksDB syncs in there hangs on nothing. Done
+ * at each open: a start that made them may have ended before it came to this. */
+static enum err save_folders(const char *data_dir, const struct os *os, struct errctx *ec)
+{
+    char *path;
+    if (asprintf(&path, "%s/" PRIVATE_DIR, data_dir) < 0)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    enum err e = os_fsync_dir(os, path, ec);
+    if (e == ERR_OK)
+        e = os_fsync_dir(os, data_dir, ec);
+    if (e == ERR_OK) {
+        /* The one above may be closed to us; then it is not we who made the data directory. */
+        struct errctx ignored;
+        (void)snprintf(path, strlen(data_dir) + 4, "%s/..", data_dir);
+        if (os_fsync_dir(os, path, &ignored) != ERR_OK)
+            errctx_clear(&ignored);
+    }
+    free(path);
+    return e;
+}
+
+enum err store_lock(const char *data_dir, const struct os *os, int *ret_fd, struct errctx *ec)
+{
+    char *hot;
+    if (asprintf(&hot, "%s/" PRIVATE_DIR "/hot", data_dir) < 0)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    enum err e = os_mkdirs(hot, ec);
+    free(hot);
+    if (e != ERR_OK) {
+        char why[sizeof ec->internal];
+        memcpy(why, ec->internal, sizeof why);
+        return err_set(ec, e, "cannot create the data directory: %s", why);
+    }
+    int fd = -1;
+    e = save_folders(data_dir, os, ec);
+    if (e == ERR_OK)
+        e = take_lock(data_dir, &fd, ec);
+    if (e == ERR_OK)
+        e = check_whole(data_dir, ec);
+    if (e == ERR_OK)
+        *ret_fd = fd;
+    else if (fd >= 0)
+        close(fd);
     return e;
 }
 
@@ -221,42 +282,6 @@ static void dismantle(struct store *s)
     free(s);
 }
 
-/* A restore that was cut short left a part of the data. */
-static enum err check_whole(const struct store *s, struct errctx *ec)
-{
-    char *mark;
-    if (asprintf(&mark, "%s/" PRIVATE_DIR "/" RESTORING_MARK, s->cfg.data_dir) < 0)
-        return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    bool half = access(mark, F_OK) == 0;
-    free(mark);
-    if (!half)
-        return ERR_OK;
-    err_set(ec, ERR_INVALID_REQUEST, "a restore into %s did not finish", s->cfg.data_dir);
-    err_hint(ec, "Remove the directory and run kalamdb restore again.");
-    return ERR_INVALID_REQUEST;
-}
-
-/* The folders' own names must survive power loss, or all that RocksDB syncs in there hangs on nothing. Done
- * at each open: a start that made them may have ended before it came to this. */
-static enum err save_folders(struct store *s, struct errctx *ec)
-{
-    char *path;
-    if (asprintf(&path, "%s/" PRIVATE_DIR, s->cfg.data_dir) < 0)
-        return err_set(ec, ERR_NO_MEMORY, "out of memory");
-    enum err e = os_fsync_dir(s->os, path, ec);
-    if (e == ERR_OK)
-        e = os_fsync_dir(s->os, s->cfg.data_dir, ec);
-    if (e == ERR_OK) {
-        /* The one above may be closed to us; then it is not we who made the data directory. */
-        struct errctx ignored;
-        (void)snprintf(path, strlen(s->cfg.data_dir) + 4, "%s/..", s->cfg.data_dir);
-        if (os_fsync_dir(s->os, path, &ignored) != ERR_OK)
-            errctx_clear(&ignored);
-    }
-    free(path);
-    return e;
-}
-
 static enum err prepare(struct store *s, const struct store_config *cfg, struct errctx *ec)
 {
     s->cfg.data_dir = strdup(cfg->data_dir);
@@ -270,16 +295,11 @@ static enum err prepare(struct store *s, const struct store_config *cfg, struct 
     s->pins.cache = s->cold_cache;
     if (s->cfg.durability == DURABILITY_DEFAULT)
         s->cfg.durability = DURABILITY_SYNC;
-    enum err e = os_mkdirs(s->hot_dir, ec);
-    if (e != ERR_OK) {
-        char why[sizeof ec->internal];
-        memcpy(why, ec->internal, sizeof why);
-        return err_set(ec, e, "cannot create the data directory: %s", why);
-    }
-    e = save_folders(s, ec);
-    if (e == ERR_OK)
-        e = take_lock(s, ec);
-    return e == ERR_OK ? check_whole(s, ec) : e;
+    if (cfg->lock_fd == NULL)
+        return store_lock(cfg->data_dir, s->os, &s->lock_fd, ec);
+    s->lock_fd = *cfg->lock_fd;
+    *cfg->lock_fd = -1;
+    return ERR_OK;
 }
 
 enum err store_open(const struct store_config *cfg, struct store **ret, struct errctx *ec)

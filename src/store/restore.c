@@ -15,7 +15,8 @@
 
 struct restore {
     const struct os *os;
-    const char *dir, *data, *keys; /* keys: a copy of the ring, or NULL */
+    const char *dir, *data, *keys; /* keys: where a copy of the ring is to be */
+    bool keys_named;
     struct backup_list list;
     struct buf from, to;
 };
@@ -263,10 +264,40 @@ static enum err newest(const char *dir, uint32_t *ret, struct errctx *ec)
     return err;
 }
 
+/* Before anything is written: without keys all of it would be noise. */
+static enum err check_keys(const struct restore *r, struct errctx *ec)
+{
+    uint8_t id[VAULT_RING_ID_BYTES];
+    if (!r->list.sealed && r->keys_named)
+        return err_set(ec, ERR_INVALID_REQUEST, "the backup was made without encryption: it has no keys");
+    if (!r->list.sealed)
+        return ERR_OK;
+    enum err err = vault_copy_id(r->keys, id, ec);
+    if (err == ERR_OK && memcmp(id, r->list.ring, sizeof id) == 0)
+        return ERR_OK;
+    if (err == ERR_OK)
+        err_set(ec, ERR_INVALID_REQUEST, "%s holds the key ring of another database", r->keys);
+    else if (err == ERR_NOT_FOUND)
+        err_set(ec, ERR_INVALID_REQUEST,
+            "the backup is encrypted, and there is no copy of its key ring in %s", r->keys);
+    else
+        return err;
+    err_hint(ec,
+        "--keys DIR names the folder that kalamdb backup wrote the keys to. Without it nobody can read "
+        "the backup.");
+    return ec->code;
+}
+
 static enum err restore_keys(struct restore *r, struct errctx *ec)
 {
+    struct buf master = BUF_INIT(0);
     enum err err = backup_join(&r->to, r->data, STR(PRIVATE_DIR "/keys"), ec);
-    return err == ERR_OK ? vault_ring_restore(r->os, r->keys, r->to.ptr, ec) : err;
+    if (err == ERR_OK)
+        err = backup_join(&master, r->data, STR(PRIVATE_DIR "/master.key"), ec);
+    if (err == ERR_OK)
+        err = vault_ring_restore(r->os, r->keys, r->to.ptr, master.ptr, ec);
+    buf_release(&master);
+    return err;
 }
 
 static enum err run(struct restore *r, uint32_t generation, struct errctx *ec)
@@ -279,6 +310,8 @@ static enum err run(struct restore *r, uint32_t generation, struct errctx *ec)
     if (err == ERR_OK)
         err = check_target(r, ec);
     if (err == ERR_OK)
+        err = check_keys(r, ec);
+    if (err == ERR_OK)
         err = set_mark(r, ec);
     if (err == ERR_OK)
         err = restore_hot(r, ec);
@@ -288,7 +321,7 @@ static enum err run(struct restore *r, uint32_t generation, struct errctx *ec)
         err = tag_feeds(r, ec);
     if (err == ERR_OK)
         err = sync_hot(r, ec);
-    if (err == ERR_OK && r->keys != NULL)
+    if (err == ERR_OK && r->list.sealed)
         err = restore_keys(r, ec);
     return err == ERR_OK ? clear_mark(r, ec) : err;
 }
@@ -296,14 +329,19 @@ static enum err run(struct restore *r, uint32_t generation, struct errctx *ec)
 enum err store_restore(const struct os *os, const char *dir, uint32_t generation, const char *data,
     const char *keys, struct backup_report *ret, struct errctx *ec)
 {
-    struct restore r = {.os = os, .dir = dir, .data = data, .keys = keys};
+    char *beside = backup_keys_default(dir);
+    struct restore r = {.os = os, .dir = dir, .data = data, .keys = keys != NULL ? keys : beside};
+    r.keys_named = keys != NULL;
     backup_list_init(&r.list);
-    enum err err = run(&r, generation, ec);
+    enum err err = beside != NULL ? run(&r, generation, ec) : err_set(ec, ERR_NO_MEMORY, "out of memory");
     if (err == ERR_OK)
-        *ret = (struct backup_report){
-            .generation = r.list.generation, .files = r.list.nfiles, .bytes = backup_list_bytes(&r.list)};
+        *ret = (struct backup_report){.generation = r.list.generation,
+            .files = r.list.nfiles,
+            .bytes = backup_list_bytes(&r.list),
+            .sealed = r.list.sealed};
     backup_list_release(&r.list);
     buf_release(&r.from);
     buf_release(&r.to);
+    free(beside);
     return err;
 }

@@ -29,6 +29,8 @@ struct store_config {
     bool encryption; /* what the directory is made with, and must have been made with; a vault says so too */
     struct vault
         *vault; /* the caller's, open for as long as the store; NULL: there is none, nothing is sealed */
+    int *
+        lock_fd; /* of store_lock, the store's from store_open on (-1 then); NULL: it takes the lock itself */
     struct analytic *analytic; /* writes and reads Parquet for consolidation */
     enum durability durability;
     int async_window_ms;
@@ -45,6 +47,10 @@ struct store;
 struct snapshot;
 struct txn;
 
+/* Makes the directory when absent, and holds it against other processes until the descriptor is closed: for
+ * whoever touches what lies in it (the key ring) before the store is open. CONFLICT: another process has it;
+ * INVALID_REQUEST: half restored; IO. */
+enum err store_lock(const char *data_dir, const struct os *os, int *ret_fd, struct errctx *ec) CHECKED;
 /* Takes the lock file, sets aside files nobody names, finishes interrupted releases, reads heads lazily.
  * Errors: CONFLICT (another process holds the directory), INVALID_REQUEST (newer format; user folders beside
  * an empty catalog), IO, CORRUPT — all with a message an operator can act on in ec->message. */

@@ -35,7 +35,7 @@ static bool slot_valid(const struct ring *r, uint64_t owner, const uint8_t *slot
            slot[AT_STATE] <= SLOT_DESTROYED;
 }
 
-static void slot_destroyed(const struct ring *r, uint64_t owner, uint8_t ret[RING_SLOT_BYTES])
+void ring_slot_destroyed(const struct ring *r, uint64_t owner, uint8_t ret[RING_SLOT_BYTES])
 {
     memset(ret, 0, RING_SLOT_BYTES);
     ret[AT_STATE] = SLOT_DESTROYED;
@@ -325,7 +325,7 @@ static enum err rewrite_segment(struct ring *r, int old, uint64_t owner, struct 
         e = ring_io_error(ec, "read", path, (int)-n);
     int fd = -1;
     if (e == ERR_OK) {
-        slot_destroyed(r, owner, bytes + slot_offset(owner));
+        ring_slot_destroyed(r, owner, bytes + slot_offset(owner));
         if ((uint64_t)n < slot_offset(owner) + RING_SLOT_BYTES)
             n = (int64_t)slot_offset(owner) + RING_SLOT_BYTES;
         fd = open(temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

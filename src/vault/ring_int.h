@@ -38,7 +38,8 @@ struct ring {
     uint8_t id[VAULT_RING_ID_BYTES];
     size_t nruns; /* fixed after open; the last one is this opening's */
     struct ring_run *runs;
-    pthread_mutex_t lock; /* all below; leaf */
+    pthread_mutex_t copying; /* one at a time writes to copies; before lock */
+    pthread_mutex_t lock;    /* all below; leaf */
     struct {
         uint64_t segment;
         int fd; /* -1: none */
@@ -54,6 +55,9 @@ int64_t ring_read_at(int fd, void *p, size_t n, uint64_t at);
 /* 0 or -errno. */
 int ring_write_at(int fd, const void *p, size_t n, uint64_t at);
 int ring_sync(const struct ring *r, int fd);
+
+/* What stands where a key was. */
+void ring_slot_destroyed(const struct ring *r, uint64_t owner, uint8_t ret[RING_SLOT_BYTES]);
 
 /* A key under one that is derived from the master key, ring, partition, generation and salt. */
 void ring_wrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,

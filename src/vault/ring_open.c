@@ -308,6 +308,7 @@ enum err ring_open(const struct vault_config *cfg, struct ring **ret, struct err
     r->os = cfg->os != NULL ? cfg->os : os_posix();
     r->dir = strdup(cfg->dir);
     r->master = secret_alloc(VAULT_KEY_BYTES, &r->locked);
+    pthread_mutex_init(&r->copying, NULL);
     pthread_mutex_init(&r->lock, NULL);
     for (size_t i = 0; i < RING_FDS; i++)
         r->fds[i].fd = -1;
@@ -334,6 +335,7 @@ void ring_close(struct ring *r)
     secret_free(r->master, VAULT_KEY_BYTES);
     secret_free(r->pending, r->cap_pending * sizeof *r->pending);
     pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->copying);
     free(r->runs);
     free(r->dir);
     free(r);

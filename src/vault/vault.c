@@ -76,9 +76,20 @@ bool vault_key_destroyed(struct vault *v, uint64_t owner)
     return v != NULL && ring_is_destroyed(v->ring, owner);
 }
 
-enum err vault_backup(struct vault *v, const char *dir, size_t *ret_files, struct errctx *ec)
+enum err vault_backup_check(struct vault *v, const char *dir, struct errctx *ec)
 {
-    return ring_backup(v->ring, dir, ret_files, ec);
+    return ring_backup_check(v->ring, dir, ec);
+}
+
+enum err vault_backup(
+    struct vault *v, const char *dir, const char *master_file, size_t *ret_files, struct errctx *ec)
+{
+    return ring_backup(v->ring, dir, master_file, ret_files, ec);
+}
+
+enum err vault_copy_forget(struct vault *v, const char *dir, uint64_t owner, struct errctx *ec)
+{
+    return ring_copy_forget(v->ring, dir, owner, ec);
 }
 
 enum err vault_key_destroy(struct vault *v, uint64_t owner, struct errctx *ec)

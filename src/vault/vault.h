@@ -52,12 +52,24 @@ bool vault_key_exists(struct vault *v, uint64_t owner);
 enum err vault_ready(struct vault *v, uint64_t owner, struct errctx *ec) CHECKED;
 /* Was there one, and was it destroyed? Not where the ring merely knows nothing of the partition. */
 bool vault_key_destroyed(struct vault *v, uint64_t owner);
-/* The ring as it is now into `dir`, made when absent, in place of what is there of it: destroyed keys are
- * gone from it, too. The master key is not in it. INVALID_REQUEST, CONFLICT: something else lies there; IO.
- */
-enum err vault_backup(struct vault *v, const char *dir, size_t *ret_files, struct errctx *ec) CHECKED;
-/* Such a copy becomes the ring of a data directory. INVALID_REQUEST: it is none; IO. */
-enum err vault_ring_restore(const struct os *os, const char *from, const char *to, struct errctx *ec) CHECKED;
+/* Can `dir`, made when absent with mode 0700, take a copy of this ring? INVALID_REQUEST, CONFLICT: something
+ * else lies there; IO. */
+enum err vault_backup_check(struct vault *v, const char *dir, struct errctx *ec) CHECKED;
+/* The ring as it is now into `dir`, in place of what is there of it: destroyed keys are gone from it, too. Of
+ * the master key a copy goes there if `master_file` names its file; NULL: none, and one that lies there goes.
+ * Errors as above. */
+enum err vault_backup(
+    struct vault *v, const char *dir, const char *master_file, size_t *ret_files, struct errctx *ec) CHECKED;
+/* A partition's key goes from the copy in `dir`; the rest of it stays as it is. Durable on return;
+ * idempotent. NOT_FOUND: there is no copy of this ring; IO. */
+enum err vault_copy_forget(struct vault *v, const char *dir, uint64_t owner, struct errctx *ec) CHECKED;
+/* Which ring's copy it is. NOT_FOUND: nobody's. */
+enum err vault_copy_id(const char *dir, uint8_t ret[VAULT_RING_ID_BYTES], struct errctx *ec) CHECKED;
+/* Such a copy becomes the ring of a data directory, and what it has of the master key the file `master_file`.
+ * INVALID_REQUEST: it is none; IO. */
+enum err vault_ring_restore(const struct os *os, const char *from, const char *to, const char *master_file,
+    struct errctx *ec) CHECKED;
+#define VAULT_COPY_MASTER "master.key" /* in a copy */
 
 /* Appends to `out`. The key must be there: NOT_FOUND where it was destroyed. */
 enum err vault_seal(struct vault *v, uint64_t owner, struct str aad, struct str plain, struct buf *out,

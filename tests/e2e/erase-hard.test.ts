@@ -50,8 +50,8 @@ async function group(server: Server, id: string, owner: string, members: string[
 const senders = (server: Server, user: string, id: string) =>
   server.sql(user, `SELECT "from", count(*) FROM messages WHERE conversation_id = '${id}' GROUP BY 1 ORDER BY 1`).then((a) => a.rows);
 
-test("groups that the user left, was removed from, gave up, or emptied keep no trace of the sender", async () => {
-  const server = await Server.start(quiet);
+for (const encryption of ["on", "off"]) test(`groups that the user left, was removed from, gave up, or emptied keep no trace of the sender (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...quiet, KALAMDB_ENCRYPTION: encryption });
   for (const id of ["left", "removed", "given-up", "emptied", "rejoined"]) {
     await group(server, id, "bob", ["Zerasable", "carol"]);
     for (let i = 0; i < 4; i++) await server.say("Zerasable", id, `sent ${i}`, { client_msg_id: `${id}-${i}` });
@@ -69,8 +69,9 @@ test("groups that the user left, was removed from, gave up, or emptied keep no t
   assert.equal(answer.status, 200, JSON.stringify(answer.body));
   for (const id of ["left", "removed", "given-up", "emptied", "rejoined"])
     for (const user of ["bob", "carol"]) assert.deepEqual(await senders(server, user, id), [["bob", 1], ["deleted_user", 5]], `${id} ${user}`);
-  // The id stands in the record of the erasure alone, which is the hot tier's.
-  assert.deepEqual(search(server.data, "Zerasable").filter((f) => !/\.kalamdb\/hot\//.test(f)), []);
+  // The id stands in the record of the erasure alone, which is the hot tier's, and in the audit log, which tells who was
+  // erased.
+  assert.deepEqual(search(server.data, "Zerasable").filter((f) => !/\.kalamdb\/(hot|audit)\//.test(f)), []);
   for (const user of ["bob", "carol"])
     assert.deepEqual((await server.sql(user, "SELECT count(*) FROM conversation_users WHERE user_id = 'Zerasable'")).rows, [[0]]);
   await server.destroy();
@@ -95,8 +96,8 @@ test("groups that the user owns go to others, and their clients hear of it", asy
   await server.destroy();
 });
 
-test("erased while sending at full rate: what came before is gone, what comes after is refused", async () => {
-  const server = await Server.start({ ...quiet, KALAMDB_CONSOLIDATE_ROWS: "500", KALAMDB_CONSOLIDATE_INTERVAL_MS: "50", KALAMDB_CONSOLIDATE_MIN_ROWS: "50" });
+for (const encryption of ["on", "off"]) test(`erased while sending at full rate: what came before is gone, what comes after is refused (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...quiet, KALAMDB_ENCRYPTION: encryption, KALAMDB_CONSOLIDATE_ROWS: "500", KALAMDB_CONSOLIDATE_INTERVAL_MS: "50", KALAMDB_CONSOLIDATE_MIN_ROWS: "50" });
   await group(server, "room", "alice", ["bob"]);
   const statuses = new Set<number>();
   let on = true;
@@ -129,8 +130,9 @@ test("erased while sending at full rate: what came before is gone, what comes af
   await server.destroy();
 });
 
-test("tickets, downloads, exports, streams and tokens of who was erased", async () => {
-  const server = await Server.start(quiet);
+for (const encryption of ["on", "off"]) test(`tickets, downloads, exports, streams and tokens of who was erased (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...quiet, KALAMDB_ENCRYPTION: encryption });
+  for (const role of ["service", "admin"]) server.token("alice", role); // from before the erasure, however slow that is
   await group(server, "room", "alice", ["bob"]);
   await server.say("alice", "own", "private-of-alice ".repeat(10_000));
   await server.say("alice", "room", "for-all-to-see ".repeat(10_000));
@@ -165,7 +167,8 @@ test("tickets, downloads, exports, streams and tokens of who was erased", async 
   const rows = (await server.sql("bob", "SELECT \"from\", left(content, 10), metadata FROM messages ORDER BY msg_id")).rows;
   assert.deepEqual(rows.map((r: any) => r[0]), ["deleted_user", "deleted_user"]);
   assert.deepEqual(search(server.data, "private-of-alice"), []);
-  assert.deepEqual(search(join(server.data, "shared"), "for-all-to-see"), [`${join(server.data, refs[1])}: for-all-to-see`]);
+  assert.deepEqual(search(join(server.data, "shared"), "for-all-to-see"), encryption === "on" ? [] : [`${join(server.data, refs[1])}: for-all-to-see`]);
+  assert.ok(existsSync(join(server.data, refs[1])));
   // The receipt, verified with nothing of ours.
   const r = answer.body;
   const text = `kalamdb erasure receipt 1\nuser: ${r.user}\nerasedAt: ${r.erasedAt}\nmessages: ${r.messages}\nfiles: ${r.files}\nbytes: ${r.bytes}\nbackups: ${r.backups}\n`;
@@ -174,8 +177,8 @@ test("tickets, downloads, exports, streams and tokens of who was erased", async 
   await server.destroy();
 });
 
-test("names count as content: conversations, keys of retries, titles and metadata leave every file", async () => {
-  const server = await Server.start(quiet);
+for (const encryption of ["on", "off"]) test(`names count as content: conversations, keys of retries, titles and metadata leave every file (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...quiet, KALAMDB_ENCRYPTION: encryption });
   const other = Array.from({ length: 200 }, (_, i) => `('c', 'by bob ${i}')`).join(",");
   await group(server, "room", "bob", ["alice"]);
   for (let round = 0; round < 4; round++) {
@@ -192,7 +195,7 @@ test("names count as content: conversations, keys of retries, titles and metadat
   }
   await server.sql("alice", "DELETE FROM conversations WHERE conversation_id = 'a-named-talk-0'");
   const texts = ["named-talk", "retry-key", "told-in-private", "meta-of-alice", "model-of-alice", "title-of-alice"];
-  assert.deepEqual([...new Set(search(server.data, ...texts).map((f) => f.split(": ")[1]))].sort(), texts.sort());
+  assert.deepEqual([...new Set(search(server.data, ...texts).map((f) => f.split(": ")[1]))].sort(), encryption === "on" ? ["named-talk"] : texts.sort()); // names of conversations are in keys
   assert.equal((await erase(server, "alice")).status, 200);
   assert.deepEqual(search(server.data, ...texts), []);
   await server.destroy();
@@ -225,27 +228,43 @@ test("an import whose user is erased meanwhile ends, and brings nobody back", as
   await server.destroy();
 });
 
-test("a download under way ends whole, and the erasure waits for it", async () => {
-  const server = await Server.start(quiet);
+/** An export of alice by an operator, held back while she is erased: what came of it. */
+async function exportMeetsErasure(server: Server): Promise<Buffer> {
   for (let i = 0; i < 30; i++) await server.say("alice", "c", randomBytes(300_000).toString("base64"));
   const socket = connect(server.port, "127.0.0.1");
   const chunks: Buffer[] = [];
-  socket.write(`GET /api/v1/export HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer ${server.token("alice")}\r\n\r\n`);
+  socket.on("error", () => {});
+  socket.write(`GET /api/v1/export?user=alice HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer ${server.token("root", "admin")}\r\n\r\n`);
   await new Promise((done) => socket.once("data", (d) => done(chunks.push(d))));
   socket.pause();
+  const token = server.token("alice");
   const erasing = erase(server, "alice");
-  while ((await server.request("GET", "/api/v1/export", { token: server.token("alice") })).status !== 401) await new Promise((done) => setTimeout(done, 10));
+  while ((await server.request("POST", "/api/v1/query", { token, body: { sql: "SELECT 1" } })).status !== 401) await new Promise((done) => setTimeout(done, 10));
   assert.ok(existsSync(join(server.data, "alice"))); // what is read is still there
   socket.on("data", (d) => chunks.push(d));
+  const closed = new Promise((done) => socket.once("close", done));
   socket.resume();
-  await new Promise((done) => socket.once("close", done));
+  await closed;
+  assert.equal((await erasing).status, 200);
+  assert.ok(!existsSync(join(server.data, "alice")));
   const bytes = Buffer.concat(chunks);
   const head = bytes.indexOf("\r\n\r\n");
   assert.match(bytes.subarray(0, head).toString(), / 200 OK\r\n/);
-  const archive = untar(bytes.subarray(head + 4));
+  return bytes.subarray(head + 4);
+}
+
+test("a download under way ends whole without encryption, and the erasure waits for it", async () => {
+  const server = await Server.start({ ...quiet, KALAMDB_ENCRYPTION: "off" });
+  const archive = untar(await exportMeetsErasure(server));
   checkManifest(archive);
   assert.equal(archive.manifest.messages, 30);
-  assert.equal((await erasing).status, 200);
-  assert.ok(!existsSync(join(server.data, "alice")));
+  await server.destroy();
+});
+
+test("with encryption the key goes first: a download under way is cut short, and nobody can take it for whole", async () => {
+  const server = await Server.start({ ...quiet, KALAMDB_ENCRYPTION: "on" });
+  const bytes = await exportMeetsErasure(server);
+  assert.throws(() => untar(bytes));
+  assert.ok(bytes.length < 30 * 300_000);
   await server.destroy();
 });

@@ -67,8 +67,10 @@ function receiptHolds(r: any): boolean {
   return verify(null, Buffer.from(receiptText(r)), key, Buffer.from(r.signature, "base64"));
 }
 
-test("rows of both tiers, tokens, sockets, receipt; the id comes back as somebody else", async () => {
-  const server = await Server.start(secret);
+// Both ways: without encryption the disk is searched for bytes that were there, with it the receipt covers backups.
+for (const encryption of ["on", "off"]) test(`rows of both tiers, tokens, sockets, receipt; the id comes back as somebody else (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...secret, KALAMDB_ENCRYPTION: encryption });
+  const plain = encryption === "off";
   const old = server.token("alice");
   const secretText = (i: number) => `the-secret-of-alice-${i}-${"x".repeat(30)}`;
   for (let i = 0; i < 30; i++) await server.say("alice", `talk-${i % 3}`, secretText(i), { client_msg_id: `c${i}` });
@@ -76,9 +78,10 @@ test("rows of both tiers, tokens, sockets, receipt; the id comes back as somebod
   for (let i = 30; i < 40; i++) await server.say("alice", "talk-0", secretText(i));
   await server.sql("alice", "UPDATE conversations SET title = 'alices-private-title' WHERE conversation_id = 'talk-1'");
   await server.say("bob", "own", "bob stays");
-  assert.deepEqual(inParquet(server.data, "the-secret-of-alice").length, 1); // the search itself works
+  assert.equal(inParquet(server.data, "the-secret-of-alice").length, plain ? 1 : 0); // the search itself works
+  assert.equal(readdirSync(join(server.data, "alice")).filter((name) => name.endsWith(plain ? ".parquet" : ".parquet.enc")).length, 1);
   const texts = ["the-secret-of-alice", "alices-private-title"];
-  assert.ok(grep(server.data, texts).length > 0);
+  assert.equal(grep(server.data, texts).length > 0, plain);
 
   const idle = await server.socket("alice");
   const live = await server.socket("alice");
@@ -105,7 +108,7 @@ test("rows of both tiers, tokens, sockets, receipt; the id comes back as somebod
   assert.equal(r.messages, 40);
   assert.equal(r.files, 1);
   assert.ok(r.bytes > 40 * 50);
-  assert.equal(r.backups, "not covered");
+  assert.equal(r.backups, plain ? "not covered" : "covered");
   assert.ok(Date.parse(r.erasedAt) >= before - 1 && Date.parse(r.erasedAt) <= Date.now());
   assert.ok(receiptHolds(r));
   assert.ok(!receiptHolds({ ...r, messages: 41 }));
@@ -197,8 +200,8 @@ test("a receipt is checked by the program, and a changed one is not believed", a
   await server.destroy();
 });
 
-test("killed in the middle: the next start finishes it", async () => {
-  const server = await Server.start(secret);
+for (const encryption of ["on", "off"]) test(`killed in the middle: the next start finishes it (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...secret, KALAMDB_ENCRYPTION: encryption });
   const old = server.token("alice");
   for (let k = 0; k < 4; k++) {
     const rows = Array.from({ length: 2000 }, (_, i) => `('talk', 'killed-secret-${k}-${i}')`).join(",");
@@ -243,8 +246,9 @@ async function shared(server: Server): Promise<void> {
 
 const senders = 'SELECT "from", count(*) FROM messages WHERE conversation_id = \'club\' GROUP BY 1 ORDER BY 1';
 
-test("what was sent to groups: the sender goes from every copy, present and past, hot and cold", async () => {
-  const server = await Server.start(secret);
+for (const encryption of ["on", "off"]) test(`what was sent to groups: the sender goes from every copy, present and past, hot and cold (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...secret, KALAMDB_ENCRYPTION: encryption });
+  const plain = encryption === "off";
   await shared(server);
   const live = await server.socket("carol");
   await live.subscribe();
@@ -264,9 +268,11 @@ test("what was sent to groups: the sender goes from every copy, present and past
   assert.deepEqual(members, [["bob", "owner"], ["carol", "member"]]);
   // The large text stays, as others hold it; her own is gone.
   assert.deepEqual(grep(server.data, ["only-alices-own"]), []);
-  assert.ok(grep(join(server.data, "shared"), ["sent-large"]).length === 1);
+  assert.equal(grep(join(server.data, "shared"), ["sent-large"]).length, plain ? 1 : 0);
+  assert.equal(readdirSync(join(server.data, "shared/conversations/club")).length, 1);
   const big = (await server.sql("bob", "SELECT content_ref FROM messages WHERE content_ref IS NOT NULL")).rows[0][0];
-  assert.equal((await server.request("GET", `/api/v1/content/${big}`, { token: server.token("bob") })).status, 200);
+  const content = await server.request("GET", `/api/v1/content/${big}`, { token: server.token("bob") });
+  assert.deepEqual([content.status, content.body], [200, "sent-large-" + "y".repeat(150000)]);
   // No Parquet file and no table file names the sender.
   assert.deepEqual(inParquet(server.data, "alice"), []);
   // Back again under the same id: no member, and her keys are free.
@@ -284,8 +290,8 @@ test("what was sent to groups: the sender goes from every copy, present and past
 });
 
 test("erase_sent: redact empties the content and drops its file, keep leaves all", async () => {
-  for (const mode of ["redact", "keep"]) {
-    const server = await Server.start({ ...secret, KALAMDB_ERASE_SENT: mode });
+  for (const [mode, encryption] of [["redact", "off"], ["redact", "on"], ["keep", "on"]]) { // off: for bytes that vanish
+    const server = await Server.start({ ...secret, KALAMDB_ERASE_SENT: mode, KALAMDB_ENCRYPTION: encryption });
     await shared(server);
     const answer = await erase(server, "alice", server.token("root", "admin"));
     assert.equal(answer.status, 200, JSON.stringify(answer.body));
@@ -293,6 +299,7 @@ test("erase_sent: redact empties the content and drops its file, keep leaves all
       const rows = (await server.sql("carol", "SELECT DISTINCT content, content_ref, metadata, client_msg_id FROM messages WHERE \"from\" = 'deleted_user'")).rows;
       assert.deepEqual(rows, [["", null, null, null]]);
       assert.deepEqual(grep(server.data, ["sent-cold", "sent-hot", "sent-large", "glum-mood", "only-alices-own"]), []);
+      assert.ok(!existsSync(join(server.data, "shared/conversations/club")) || readdirSync(join(server.data, "shared/conversations/club")).length === 0);
       assert.deepEqual((await server.sql("dave", senders)).rows, [["bob", 1], ["deleted_user", 10]]);
     } else {
       assert.deepEqual((await server.sql("carol", senders)).rows, [["alice", 16], ["bob", 2]]);
@@ -304,8 +311,8 @@ test("erase_sent: redact empties the content and drops its file, keep leaves all
   }
 });
 
-test("a group that is gone, and a kill among the copies", async () => {
-  const server = await Server.start(secret);
+for (const encryption of ["on", "off"]) test(`a group that is gone, and a kill among the copies (encryption ${encryption})`, async () => {
+  const server = await Server.start({ ...secret, KALAMDB_ENCRYPTION: encryption });
   await shared(server);
   for (const user of ["bob", "carol"]) await server.sql(user, `DELETE FROM conversation_users WHERE conversation_id = 'club' AND user_id = '${user}'`);
   await server.sql("alice", "DELETE FROM conversation_users WHERE conversation_id = 'club' AND user_id = 'alice'");

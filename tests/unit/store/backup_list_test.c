@@ -10,6 +10,7 @@
 #define SHA_A "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define SHA_B "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100"
 #define HEAD "kalamdb backup 1\ncreated 2026-11-22T19:45:00.123456Z\nhot 7\n"
+#define RING "ring 00112233445566778899aabbccddeeff\n"
 #define FILE_A "file " SHA_A " 12 -5 alice/batch-20251013T120000Z-001.parquet\n"
 #define FILE_B "file " SHA_B " 9223372036854775807 1795376700123456789 shared/conversations/c%7C1/msg-1.bin\n"
 
@@ -58,15 +59,21 @@ static void round_trip(void **state)
     backup_list_init(&l);
     l.created_us = INT64_C(1795376700123456);
     l.hot = 7;
+    l.sealed = true;
+    for (size_t i = 0; i < sizeof l.ring; i++)
+        l.ring[i] = (uint8_t)(i * 0x11);
     add(&l, "shared/conversations/c%7C1/msg-1.bin", SHA_B, INT64_MAX, INT64_C(1795376700123456789));
     add(&l, "alice/batch-20251013T120000Z-001.parquet", SHA_A, 12, -5);
     backup_list_sort(&l);
     backup_list_encode(&l, &text);
-    assert_int_equal(strncmp(text.ptr, HEAD FILE_A FILE_B "end 2 ", strlen(HEAD FILE_A FILE_B "end 2 ")), 0);
+    assert_int_equal(
+        strncmp(text.ptr, HEAD RING FILE_A FILE_B "end 2 ", strlen(HEAD RING FILE_A FILE_B "end 2 ")), 0);
     backup_list_init(&back);
     assert_int_equal(backup_list_decode(buf_view(&text), &back, &ec), ERR_OK);
     assert_int_equal(back.nfiles, 2);
     assert_int_equal(back.hot, 7);
+    assert_true(back.sealed);
+    assert_memory_equal(back.ring, l.ring, sizeof l.ring);
     assert_true(back.created_us == l.created_us);
     assert_true(backup_list_bytes(&back) == (uint64_t)INT64_MAX + 12);
     const struct backup_file *f = backup_list_find(&back, STR("alice/batch-20251013T120000Z-001.parquet"));
@@ -109,7 +116,19 @@ static void crafted(void **state)
     assert_int_equal(decode(HEAD FILE_A FILE_B, 2, &l), ERR_OK);
     backup_list_release(&l);
     assert_int_equal(decode(HEAD, 0, &l), ERR_OK);
+    assert_false(l.sealed);
     backup_list_release(&l);
+    assert_int_equal(decode(HEAD RING FILE_A, 1, &l), ERR_OK);
+    assert_true(l.sealed);
+    assert_int_equal(l.ring[0], 0x00);
+    assert_int_equal(l.ring[15], 0xff);
+    backup_list_release(&l);
+    expect_damaged(HEAD "ring 00112233445566778899aabbccddeef\n", 0);
+    expect_damaged(HEAD "ring 00112233445566778899aabbccddeeff0\n", 0);
+    expect_damaged(HEAD "ring 00112233445566778899aabbccddeegg\n", 0);
+    expect_damaged(HEAD "ring \n", 0);
+    expect_damaged(HEAD RING RING, 0);
+    expect_damaged(HEAD FILE_A RING, 1);
     expect_damaged(HEAD FILE_A FILE_B, 1);
     expect_damaged(HEAD FILE_A FILE_B, -2);
     expect_damaged(HEAD FILE_B FILE_A, 2); /* out of order */
