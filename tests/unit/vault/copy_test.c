@@ -134,7 +134,7 @@ static enum err forget(uint64_t owner)
 /* What the copy would give, as a ring of its own. */
 static void expect_keys(bool one, bool two, bool far)
 {
-    char command[256], dir[112];
+    char command[400], dir[112];
     snprintf(dir, sizeof dir, "%s.opened", t.copy);
     snprintf(command, sizeof command, "rm -rf %s && cp -r %s %s", dir, t.copy, dir);
     assert_int_equal(system(command), 0);
