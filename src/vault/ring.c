@@ -115,7 +115,7 @@ static uint64_t slot_offset(uint64_t owner)
 /* Zeroes where there is none. */
 static enum err read_slot(struct ring *r, uint64_t owner, uint8_t ret[RING_SLOT_BYTES], struct errctx *ec)
 {
-    int fd;
+    int fd = -1;
     uint8_t slot[RING_SLOT_BYTES] = {0};
     enum err e = segment_fd(r, owner / RING_SEGMENT_SLOTS, false, &fd, ec);
     if (e == ERR_OK) {
