@@ -205,11 +205,12 @@ static void late_write(void **state)
     cold_close(&c);
 }
 
-/* A snapshot that still shows the user keeps the finish waiting, and shows everything to its end. */
+/* A snapshot that still shows the user keeps the finish waiting, and shows everything to its end. Where
+ * values are sealed the key went first: it says so, and shows nothing. */
 struct waiting {
     struct store *store;
     struct snapshot *snap;
-    bool seen;
+    bool sealed, seen;
 };
 
 static bool release_late(void *arg, enum erase_step step)
@@ -220,7 +221,8 @@ static bool release_late(void *arg, enum erase_step step)
         struct analytic_input in;
         struct scan_bounds all = SCAN_BOUNDS_OPEN;
         /* Files are still there for who had them. */
-        OK(snapshot_input(w->snap, &schema_messages, &all, false, &in, &ec));
+        enum err got = snapshot_input(w->snap, &schema_messages, &all, false, &in, &ec);
+        assert_int_equal(got, w->sealed ? ERR_UNAVAILABLE : ERR_OK);
         w->seen = true;
         snapshot_close(w->snap);
     }
@@ -235,7 +237,7 @@ static void snapshot_reads_on(void **state)
     struct erasure e = {0};
     cold_open(&c, "user_alice", 8);
     plant(&c);
-    struct waiting w = {.store = c.f.store};
+    struct waiting w = {.store = c.f.store, .sealed = c.f.cfg.vault != NULL};
     OK(snapshot_open(c.f.store, ALICE, &w.snap, &ec));
     store_erase_set_hook(c.f.store, &(struct erase_hook){release_late, &w});
     OK(erase(c.f.store, &e, &ec));
