@@ -98,6 +98,14 @@ struct kalamdb_result *query_result(struct kalamdb_query *q)
     return q->result;
 }
 
+enum err query_costly(struct kalamdb_query *q, enum err e)
+{
+    if (e != ERR_TOO_LARGE || q->ec.code != e)
+        return e;
+    q->ec.code = ERR_UNSUPPORTED;
+    return ERR_UNSUPPORTED;
+}
+
 static void lane_leave(struct kalamdb_query *q);
 
 void query_finish(struct kalamdb_query *q, enum err e)
@@ -107,6 +115,8 @@ void query_finish(struct kalamdb_query *q, enum err e)
         e = query_no_memory(q, "result");
     int64_t us = os_monotonic_us(db->os) - q->start_us;
     bool write = q->stmt != NULL && q->stmt->kind != STMT_SELECT;
+    if (q->stmt != NULL && !write)
+        e = query_costly(q, e);
     hist_add(write ? &db->exec_write : &db->exec_read, us > 0 ? (uint64_t)us : 0);
     if (q->away)
         query_come_back(q); /* first: a cancelling kalamdb_close no longer finds it */

@@ -75,6 +75,9 @@ struct kalamdb_query *query_begin(struct kalamdb *db, const struct kalamdb_calle
 enum err query_take_text(struct kalamdb_query *q, struct kalamdb_str in, struct str *ret) CHECKED;
 /* Ends the statement: with e == OK hands out q->result (made when NULL), else q->ec under the code e. Frees.
  */
+/* What a statement computes is more than it may: no body or text of the client's is too large (413), its
+ * statement asks for too much (400). Other errors, OK too, are as they were. */
+enum err query_costly(struct kalamdb_query *q, enum err e) CHECKED;
 void query_finish(struct kalamdb_query *q, enum err e);
 /* Goes on in `step` on a job thread. */
 void query_to_job(struct kalamdb_query *q, void (*step)(struct kalamdb_query *q));

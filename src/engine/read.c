@@ -100,7 +100,7 @@ enum err read_worker(
         }
     }
     buf_release(&name);
-    return e;
+    return query_costly(q, e);
 }
 
 enum err read_rows_input(
