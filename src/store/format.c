@@ -74,6 +74,22 @@ static enum err read_feed_tag(struct store *s, struct errctx *ec)
     return e;
 }
 
+/* The key of the catalog's own values is there before the format is: one that is missing later is damaged,
+ * and a new one in its place would be the end of what it has sealed. */
+static enum err catalog_key(struct store *s, bool fresh, struct errctx *ec)
+{
+    if (!fresh && s->vault != NULL && !vault_key_exists(s->vault, CATALOG_USER_NO)) {
+        err_set(ec, ERR_CORRUPT,
+            "the catalog's key is missing or damaged in %s/" PRIVATE_DIR "/keys/000000.ring",
+            s->cfg.data_dir);
+        err_hint(
+            ec, "Put the newest copy of " PRIVATE_DIR "/keys there: backups of the data do not hold it.");
+        return ERR_CORRUPT;
+    }
+    enum err e = vault_key_make(s->vault, CATALOG_USER_NO, ec);
+    return e == ERR_OK ? vault_flush(s->vault, ec) : e;
+}
+
 enum err store_check_format(struct store *s, struct errctx *ec)
 {
     struct key k = key_prefix(CATALOG_USER_NO, CATALOG_FORMAT);
@@ -94,14 +110,11 @@ enum err store_check_format(struct store *s, struct errctx *ec)
             s->cfg.data_dir, version, STORE_FORMAT_VERSION);
     /* Before the format: a directory with a format and without this record is one without encryption. */
     e = check_vault(s, fresh, ec);
+    if (e == ERR_OK)
+        e = catalog_key(s, fresh, ec);
     put_be32(now, STORE_FORMAT_VERSION);
     /* Lifted at once: a program that does not know the newer one must not meet it later. */
     if (e == ERR_OK && version < STORE_FORMAT_VERSION)
         e = write_record(s, &k, str_n(now, sizeof now), ec);
-    /* The catalog's own values. */
-    if (e == ERR_OK)
-        e = vault_key_make(s->vault, CATALOG_USER_NO, ec);
-    if (e == ERR_OK)
-        e = vault_flush(s->vault, ec);
     return e == ERR_OK ? read_feed_tag(s, ec) : e;
 }

@@ -1,4 +1,5 @@
 #include "store/orphans.h"
+#include "base/log.h"
 #include "store/internal.h"
 #include <dirent.h>
 #include <errno.h>
@@ -89,6 +90,7 @@ struct folders {
     void *arg;
     struct buf path;
     bool found, long_ids_read;
+    bool pass;                /* over folders of users whose values do not open */
     struct long_id *long_ids; /* users whose folder name is a hash */
     bool no_memory;
 };
@@ -159,6 +161,17 @@ static enum err folder_user(struct folders *f, const char *folder, struct buf *i
     return id->failed ? err_internal(ec, ERR_NO_MEMORY, "folders: out of memory") : ERR_OK;
 }
 
+/* A damaged key or record of one user is that user's damage: the others are served. What lies in the folder
+ * stays where it is. */
+static enum err passed_over(const char *folder, struct errctx *ec)
+{
+    log_event(LOG_ERROR, "folder_passed_over", "s:folder", folder, "s:reason",
+        ec->internal[0] != '\0' ? ec->internal : ec->message, "s:hint",
+        "kalamdb verify says more; restore the newest copy of .kalamdb/keys, or a backup", NULL);
+    errctx_clear(ec);
+    return ERR_OK;
+}
+
 static enum err visit_folder(void *arg, const char *folder, struct errctx *ec)
 {
     struct folders *f = arg;
@@ -177,14 +190,16 @@ static enum err visit_folder(void *arg, const char *folder, struct errctx *ec)
         err = snapshot_open(f->s, buf_view(&id), &snap, ec);
     if (err == ERR_OK)
         err = f->fn(f->arg, folder, snap, ec);
+    if (err == ERR_CORRUPT && f->pass)
+        err = passed_over(folder, ec);
     snapshot_close(snap);
     buf_release(&id);
     return err;
 }
 
-enum err cold_each_folder(struct store *s, folder_fn *fn, void *arg, struct errctx *ec)
+enum err cold_each_folder(struct store *s, bool pass, folder_fn *fn, void *arg, struct errctx *ec)
 {
-    struct folders f = {.s = s, .fn = fn, .arg = arg, .path = BUF_INIT(PATH_BYTES_MAX)};
+    struct folders f = {.s = s, .pass = pass, .fn = fn, .arg = arg, .path = BUF_INIT(PATH_BYTES_MAX)};
     enum err err = each_entry(s->cfg.data_dir, visit_folder, &f, ec);
     for (struct long_id *l = f.long_ids, *next; l != NULL; l = next) {
         next = l->next;
@@ -483,7 +498,7 @@ enum err orphans_open(struct store *s, struct errctx *ec)
     /* Also a catalog whose last user was erased knows what it is the catalog of. */
     bool users = atomic_load(&s->users) > 0;
     uint64_t removed = 0;
-    enum err err = cold_each_folder(s, users ? sweep_folder : refuse_folder, s, ec);
+    enum err err = cold_each_folder(s, users, users ? sweep_folder : refuse_folder, s, ec);
     if (err == ERR_OK)
         err = shared_each_folder(s, users ? sweep_folder : refuse_folder, s, ec);
     if (err == ERR_OK)

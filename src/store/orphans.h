@@ -26,9 +26,10 @@ enum err orphans_open(struct store *s, struct errctx *ec) CHECKED;
 enum err orphans_purge(struct store *s, struct str user_id, struct errctx *ec) CHECKED;
 
 /* Calls fn for each folder of the data directory that holds files of ours, with a snapshot of its user (of an
- * unknown one where no user has that folder), which is closed afterwards. An error ends it. */
+ * unknown one where no user has that folder), which is closed afterwards. An error ends it; CORRUPT, with
+ * `pass`, is said in the log and ends only this folder. */
 typedef enum err folder_fn(void *arg, const char *folder, struct snapshot *snap, struct errctx *ec);
-enum err cold_each_folder(struct store *s, folder_fn *fn, void *arg, struct errctx *ec) CHECKED;
+enum err cold_each_folder(struct store *s, bool pass, folder_fn *fn, void *arg, struct errctx *ec) CHECKED;
 
 /* The same for shared/conversations/…, with a snapshot of nobody. */
 enum err shared_each_folder(struct store *s, folder_fn *fn, void *arg, struct errctx *ec) CHECKED;

@@ -584,7 +584,7 @@ enum err store_sweep(struct store *s, bool rows, struct sweep_counts *ret, struc
         e = view_each_user(w.view, sweep_user_records, &w, ec);
     store_view_close(w.view);
     if (e == ERR_OK)
-        e = cold_each_folder(s, suspect_files, &w, ec);
+        e = cold_each_folder(s, false, suspect_files, &w, ec);
     if (e == ERR_OK)
         e = shared_each_folder(s, suspect_files, &w, ec);
     if (e == ERR_OK)

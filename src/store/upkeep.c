@@ -317,7 +317,7 @@ enum err consolidator_open(struct store *s, struct consolidator **ret, struct er
     pthread_cond_init(&c->wake, &attr);
     pthread_condattr_destroy(&attr);
     *ret = c; /* releases below find the hook by it */
-    enum err err = cold_each_folder(s, open_folder, s, ec);
+    enum err err = cold_each_folder(s, true, open_folder, s, ec);
     if (err == ERR_OK)
         err = start_thread(c, ec);
     if (err != ERR_OK) {

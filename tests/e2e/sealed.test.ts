@@ -1,10 +1,11 @@
 // Old rows under encryption: what lies on the disk, what happens to who damages it, and that nobody else notices.
 import assert from "node:assert/strict";
-import { copyFileSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { download, upload } from "./archive.ts";
-import { Server, temporaryFolder } from "./harness.ts";
+import { binary, Server, temporaryFolder } from "./harness.ts";
 
 // Nothing stays in the hot tier, so that what the disk shows is the files' doing.
 const cold = { KALAMDB_CONSOLIDATE_INTERVAL_MS: "0", KALAMDB_HOT_TAIL_ROWS: "0" };
@@ -90,6 +91,42 @@ test("no word of it on the disk, in a backup, or where exports and imports pass 
   const backup = await server.request("POST", "/api/v1/admin/backup", { token: server.token("root", "admin"), body: { to } });
   assert.equal(backup.status, 200, JSON.stringify(backup.body));
   assert.deepEqual(showing(to), []);
+});
+
+test("a damaged key is its user's damage: the server starts, the log names the folder, verify the user; the catalog's key stops it", async () => {
+  const server = await Server.start(on);
+  await fill(server, ["alice", "bob"]);
+  await server.consolidate();
+  const truth = (await server.sql("alice", groups)).rows;
+  await server.stop();
+  const ring = join(server.data, ".kalamdb/keys/000000.ring"), whole = readFileSync(ring);
+  const slot = 128, catalog = 0, bob = 2; // users are numbered as they come
+  for (const at of [0, 40, slot - 1]) {
+    const bad = Buffer.from(whole);
+    bad[bob * slot + at] ^= 1;
+    writeFileSync(ring, bad);
+    const found = spawnSync(binary, ["verify", "--data", server.data], { env: { ...process.env, ...on }, encoding: "utf8" });
+    assert.equal(found.status, 1);
+    assert.match(found.stdout + found.stderr, /user bob:/);
+    server.log.length = 0;
+    await server.up();
+    assert.ok(server.log.some((l) => l.event === "folder_passed_over" && l.folder === "bob"));
+    assert.deepEqual((await server.sql("alice", groups)).rows, truth);
+    assert.equal((await server.query("bob", groups)).status, 500);
+    await server.stop();
+    assert.ok(existsSync(parquet(server, "bob")), "nothing of the user was set aside");
+    assert.ok(readFileSync(ring).equals(bad), "and no new key stands in the place of the damaged one");
+
+    bad.set(whole);
+    bad[catalog * slot + at] ^= 1;
+    writeFileSync(ring, bad);
+    await assert.rejects(server.up(), /catalog's key is missing or damaged/);
+    assert.ok(readFileSync(ring).equals(bad));
+  }
+  writeFileSync(ring, whole);
+  await server.up();
+  assert.equal((await server.query("bob", groups)).status, 200);
+  await server.destroy();
 });
 
 test("one user's file in place of another's, and a flipped bit: an error for that user, with a name in the log", async () => {
