@@ -181,10 +181,12 @@ static void *write_inserts(void *arg)
 static void *consolidate_always(void *arg)
 {
     struct storm *s = arg;
-    struct errctx ec;
+    struct errctx ec = {0};
     while (!s->done)
-        if (store_consolidate(s->w.c.f.store, STR(USER), &ec) != ERR_OK)
+        if (store_consolidate(s->w.c.f.store, STR(USER), &ec) != ERR_OK) {
+            print_error("consolidation: %s (%s)\n", ec.message, ec.internal);
             return (void *)"consolidation failed";
+        }
     return NULL;
 }
 
