@@ -3,6 +3,7 @@
 #include "vault/contexts.h"
 #include <ftw.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,8 +151,10 @@ static void test_forgetting_waits_for_users(void **state)
     mark(key, before);
     assert_int_equal(ring_destroy(p->ring, 5, &existed, &ec), ERR_OK);
     assert_int_equal(pthread_create(&thread, NULL, forget, p), 0);
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 100000; i++) { /* long enough for the thread to get there */
         mark(key, after);
+        if (i % 100 == 0)
+            sched_yield();
         assert_memory_equal(before, after, sizeof before);
     }
     context_give(&held);
