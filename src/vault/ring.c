@@ -9,7 +9,7 @@
 
 /* ---- slots -------------------------------------------------------------------------------------------- */
 
-static void slot_checksum(
+void ring_slot_checksum(
     const struct ring *r, uint64_t owner, const uint8_t *slot, uint8_t ret[CHECKSUM_BYTES])
 {
     char bytes[VAULT_RING_ID_BYTES + 8 + AT_CHECKSUM];
@@ -21,16 +21,16 @@ static void slot_checksum(
     memcpy(ret, digest, CHECKSUM_BYTES);
 }
 
-static bool slot_is_zero(const uint8_t *slot)
+bool ring_slot_is_zero(const uint8_t *slot)
 {
     static const uint8_t zero[RING_SLOT_BYTES];
     return memcmp(slot, zero, sizeof zero) == 0;
 }
 
-static bool slot_valid(const struct ring *r, uint64_t owner, const uint8_t *slot)
+bool ring_slot_valid(const struct ring *r, uint64_t owner, const uint8_t *slot)
 {
     uint8_t sum[CHECKSUM_BYTES];
-    slot_checksum(r, owner, slot, sum);
+    ring_slot_checksum(r, owner, slot, sum);
     return memcmp(sum, slot + AT_CHECKSUM, sizeof sum) == 0 && slot[AT_STATE] >= SLOT_KEY &&
            slot[AT_STATE] <= SLOT_DESTROYED;
 }
@@ -39,7 +39,7 @@ void ring_slot_destroyed(const struct ring *r, uint64_t owner, uint8_t ret[RING_
 {
     memset(ret, 0, RING_SLOT_BYTES);
     ret[AT_STATE] = SLOT_DESTROYED;
-    slot_checksum(r, owner, ret, ret + AT_CHECKSUM);
+    ring_slot_checksum(r, owner, ret, ret + AT_CHECKSUM);
 }
 
 static void slot_of_key(const struct ring *r, const struct pending_key *p, uint8_t ret[RING_SLOT_BYTES])
@@ -49,16 +49,19 @@ static void slot_of_key(const struct ring *r, const struct pending_key *p, uint8
     put_be32(ret, FIRST_GENERATION);
     ret[AT_STATE] = SLOT_KEY;
     r->os->random(r->os->ctx, ret + AT_SALT, SALT_BYTES);
-    ring_wrap(r, p->owner, FIRST_GENERATION, ret + AT_SALT, p->key, ret + AT_KEY);
-    slot_checksum(r, p->owner, ret, ret + AT_CHECKSUM);
+    ring_wrap(r, r->master, p->owner, FIRST_GENERATION, ret + AT_SALT, p->key, ret + AT_KEY);
+    ring_slot_checksum(r, p->owner, ret, ret + AT_CHECKSUM);
 }
 
 /* ---- segments; lock held ------------------------------------------------------------------------------ */
 
-static char *segment_path(const struct ring *r, uint64_t segment, const char *suffix)
+char *ring_segment_path(const struct ring *r, uint64_t segment, const char *suffix)
 {
     char *path;
-    return asprintf(&path, "%s/%06llu.ring%s", r->dir, (unsigned long long)segment, suffix) < 0 ? NULL : path;
+    unsigned long long no = segment;
+    int n = r->wrapping == 0 ? asprintf(&path, "%s/%06llu.ring%s", r->dir, no, suffix)
+                             : asprintf(&path, "%s/%06llu-%u.ring%s", r->dir, no, r->wrapping, suffix);
+    return n < 0 ? NULL : path;
 }
 
 static void forget_fd(struct ring *r, uint64_t segment)
@@ -70,15 +73,14 @@ static void forget_fd(struct ring *r, uint64_t segment)
     }
 }
 
-/* A descriptor that stays the ring's. NOT_FOUND: there is no such file, and it was not to be made. */
-static enum err segment_fd(struct ring *r, uint64_t segment, bool make, int *ret, struct errctx *ec)
+enum err ring_segment_fd(struct ring *r, uint64_t segment, bool make, int *ret, struct errctx *ec)
 {
     size_t i = (size_t)(segment % RING_FDS);
     if (r->fds[i].fd >= 0 && r->fds[i].segment == segment) {
         *ret = r->fds[i].fd;
         return ERR_OK;
     }
-    char *path = segment_path(r, segment, "");
+    char *path = ring_segment_path(r, segment, "");
     if (path == NULL)
         return err_set(ec, ERR_NO_MEMORY, "out of memory");
     enum err e = ERR_OK;
@@ -117,7 +119,7 @@ static enum err read_slot(struct ring *r, uint64_t owner, uint8_t ret[RING_SLOT_
 {
     int fd = -1;
     uint8_t slot[RING_SLOT_BYTES] = {0};
-    enum err e = segment_fd(r, owner / RING_SEGMENT_SLOTS, false, &fd, ec);
+    enum err e = ring_segment_fd(r, owner / RING_SEGMENT_SLOTS, false, &fd, ec);
     if (e == ERR_OK) {
         int64_t n = ring_read_at(fd, slot, sizeof slot, slot_offset(owner));
         if (n < 0)
@@ -170,22 +172,22 @@ static bool grow_pending(struct ring *r)
     return true;
 }
 
-static enum err key_in_slot(const struct ring *r, uint64_t owner, const uint8_t *slot, uint32_t generation,
-    uint32_t *ret_generation, uint8_t ret[VAULT_KEY_BYTES], struct errctx *ec)
+static enum err key_in_slot(const struct ring *r, const uint8_t *master, uint64_t owner, const uint8_t *slot,
+    uint32_t generation, uint32_t *ret_generation, uint8_t ret[VAULT_KEY_BYTES], struct errctx *ec)
 {
     unsigned long long no = owner;
     uint8_t key[VAULT_KEY_BYTES];
     uint32_t newest = get_be32(slot);
-    if (slot_is_zero(slot))
+    if (ring_slot_is_zero(slot))
         return err_internal(ec, ERR_CORRUPT, "partition %llu has no key in the ring", no);
-    if (!slot_valid(r, owner, slot))
+    if (!ring_slot_valid(r, owner, slot))
         return err_internal(ec, ERR_CORRUPT, "the key of partition %llu is damaged in the ring", no);
     if (slot[AT_STATE] == SLOT_DESTROYED)
         return err_set(ec, ERR_NOT_FOUND, "the key was destroyed");
     if (generation != 0 && generation != newest)
         return err_internal(
             ec, ERR_CORRUPT, "the ring has no key of generation %u of partition %llu", generation, no);
-    bool good = ring_unwrap(r, owner, newest, slot + AT_SALT, slot + AT_KEY, key);
+    bool good = ring_unwrap(r, master, owner, newest, slot + AT_SALT, slot + AT_KEY, key);
     if (good) {
         memcpy(ret, key, sizeof key);
         *ret_generation = newest;
@@ -198,20 +200,25 @@ static enum err key_in_slot(const struct ring *r, uint64_t owner, const uint8_t 
 enum err ring_key(struct ring *r, uint64_t owner, uint32_t generation, uint32_t *ret_generation,
     uint8_t ret[VAULT_KEY_BYTES], struct errctx *ec)
 {
-    uint8_t slot[RING_SLOT_BYTES];
+    uint8_t slot[RING_SLOT_BYTES], master[VAULT_KEY_BYTES];
     pthread_mutex_lock(&r->lock);
     const struct pending_key *p = find_pending(r, owner);
+    bool found = p != NULL && generation <= 1;
     enum err e = ERR_OK;
-    if (p != NULL && generation <= 1) {
+    if (found) {
         memcpy(ret, p->key, VAULT_KEY_BYTES);
         *ret_generation = 1;
     } else {
         e = read_slot(r, owner, slot, ec);
+        memcpy(master, r->master, sizeof master); /* the one that this slot is wrapped under */
     }
     pthread_mutex_unlock(&r->lock);
-    if (e != ERR_OK || (p != NULL && generation <= 1))
-        return e;
-    return key_in_slot(r, owner, slot, generation, ret_generation, ret, ec);
+    if (found)
+        return ERR_OK;
+    if (e == ERR_OK)
+        e = key_in_slot(r, master, owner, slot, generation, ret_generation, ret, ec);
+    vault_wipe(master, sizeof master);
+    return e;
 }
 
 bool ring_has(struct ring *r, uint64_t owner)
@@ -221,7 +228,7 @@ bool ring_has(struct ring *r, uint64_t owner)
     pthread_mutex_lock(&r->lock);
     bool has = find_pending(r, owner) != NULL;
     if (!has && read_slot(r, owner, slot, &ec) == ERR_OK)
-        has = slot_valid(r, owner, slot) && slot[AT_STATE] != SLOT_DESTROYED;
+        has = ring_slot_valid(r, owner, slot) && slot[AT_STATE] != SLOT_DESTROYED;
     pthread_mutex_unlock(&r->lock);
     return has;
 }
@@ -232,7 +239,7 @@ bool ring_is_destroyed(struct ring *r, uint64_t owner)
     uint8_t slot[RING_SLOT_BYTES];
     pthread_mutex_lock(&r->lock);
     bool is = find_pending(r, owner) == NULL && read_slot(r, owner, slot, &ec) == ERR_OK &&
-              slot_valid(r, owner, slot) && slot[AT_STATE] == SLOT_DESTROYED;
+              ring_slot_valid(r, owner, slot) && slot[AT_STATE] == SLOT_DESTROYED;
     pthread_mutex_unlock(&r->lock);
     return is;
 }
@@ -245,7 +252,7 @@ enum err ring_make(struct ring *r, uint64_t owner, bool *ret_new, struct errctx 
     *ret_new = false;
     if (!is_pending(r, owner)) {
         e = read_slot(r, owner, slot, ec);
-        bool valid = e == ERR_OK && slot_valid(r, owner, slot);
+        bool valid = e == ERR_OK && ring_slot_valid(r, owner, slot);
         if (valid && slot[AT_STATE] == SLOT_DESTROYED)
             e = err_internal(ec, ERR_CONFLICT,
                 "the key of partition %llu was destroyed and is to be made again", (unsigned long long)owner);
@@ -263,6 +270,13 @@ enum err ring_make(struct ring *r, uint64_t owner, bool *ret_new, struct errctx 
     return e;
 }
 
+static enum err stuck(struct errctx *ec)
+{
+    return err_internal(ec, ERR_IO,
+        "key ring: the disk failed while the master key was changed; start again, with the key that then "
+        "opens it");
+}
+
 static int by_owner(const void *a, const void *b)
 {
     const struct pending_key *x = a, *y = b;
@@ -276,7 +290,9 @@ static enum err flush_segment(struct ring *r, size_t first, size_t *ret_end, str
     uint8_t slot[RING_SLOT_BYTES];
     int fd;
     size_t i = first;
-    enum err e = segment_fd(r, segment, true, &fd, ec);
+    enum err e = ring_rotation_touch(r, segment, ec);
+    if (e == ERR_OK)
+        e = ring_segment_fd(r, segment, true, &fd, ec);
     for (; e == ERR_OK && i < r->npending && r->pending[i].owner / RING_SEGMENT_SLOTS == segment; i++) {
         slot_of_key(r, &r->pending[i], slot);
         int w = ring_write_at(fd, slot, sizeof slot, slot_offset(r->pending[i].owner));
@@ -295,7 +311,7 @@ static enum err flush_segment(struct ring *r, size_t first, size_t *ret_end, str
 enum err ring_flush(struct ring *r, struct errctx *ec)
 {
     pthread_mutex_lock(&r->lock);
-    enum err e = ERR_OK;
+    enum err e = r->stuck && r->npending > 0 ? stuck(ec) : ERR_OK;
     if (r->npending > 1)
         qsort(r->pending, r->npending, sizeof *r->pending, by_owner);
     for (size_t i = 0; e == ERR_OK && i < r->npending;)
@@ -316,7 +332,7 @@ enum err ring_flush(struct ring *r, struct errctx *ec)
 static enum err rewrite_segment(struct ring *r, int old, uint64_t owner, struct errctx *ec)
 {
     uint64_t segment = owner / RING_SEGMENT_SLOTS;
-    char *path = segment_path(r, segment, ""), *temp = segment_path(r, segment, ".new");
+    char *path = ring_segment_path(r, segment, ""), *temp = ring_segment_path(r, segment, ".new");
     uint8_t *bytes = calloc(1, SEGMENT_BYTES);
     enum err e =
         path == NULL || temp == NULL || bytes == NULL ? err_set(ec, ERR_NO_MEMORY, "out of memory") : ERR_OK;
@@ -363,17 +379,20 @@ static enum err destroy_in_segment(struct ring *r, uint64_t owner, bool *ret_exi
     uint8_t slot[RING_SLOT_BYTES];
     uint64_t segment = owner / RING_SEGMENT_SLOTS;
     int fd;
-    enum err e = segment_fd(r, segment, false, &fd, ec);
+    enum err e = ring_segment_fd(r, segment, false, &fd, ec);
     if (e == ERR_NOT_FOUND)
         return ERR_OK;
     if (e == ERR_OK)
         e = read_slot(r, owner, slot, ec);
-    if (e != ERR_OK || slot_is_zero(slot))
+    if (e != ERR_OK || ring_slot_is_zero(slot))
         return e;
-    if (slot_valid(r, owner, slot) && slot[AT_STATE] == SLOT_DESTROYED)
+    if (ring_slot_valid(r, owner, slot) && slot[AT_STATE] == SLOT_DESTROYED)
         return os_fsync_dir(r->os, r->dir, ec); /* perhaps the last attempt failed at this */
     *ret_existed = true;
-    e = rewrite_segment(r, fd, owner, ec);
+    ring_slot_destroyed(r, owner, slot);
+    e = ring_rotation_destroy(r, owner, slot, ec);
+    if (e == ERR_OK)
+        e = rewrite_segment(r, fd, owner, ec);
     if (e != ERR_OK)
         return e;
     e = os_fsync_dir(r->os, r->dir, ec);
@@ -384,12 +403,14 @@ static enum err destroy_in_segment(struct ring *r, uint64_t owner, bool *ret_exi
 
 enum err ring_destroy(struct ring *r, uint64_t owner, bool *ret_existed, struct errctx *ec)
 {
+    pthread_mutex_lock(&r->segment);
     pthread_mutex_lock(&r->lock);
     struct pending_key *p = find_pending(r, owner);
     *ret_existed = p != NULL;
     if (p != NULL)
         drop_pending(r, p);
-    enum err e = destroy_in_segment(r, owner, ret_existed, ec);
+    enum err e = r->stuck ? stuck(ec) : destroy_in_segment(r, owner, ret_existed, ec);
     pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->segment);
     return e;
 }

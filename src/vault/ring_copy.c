@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -34,11 +35,11 @@ static enum err join(struct buf *b, const char *dir, const char *name, const cha
     return b->failed ? err_set(ec, ERR_NO_MEMORY, "out of memory") : ERR_OK;
 }
 
-/* 000012.ring */
-static bool is_segment(const char *name)
+static bool is_segment(const char *name, const struct ring *of)
 {
-    size_t n = strspn(name, "0123456789");
-    return n >= 6 && n <= 20 && strcmp(name + n, ".ring") == 0;
+    uint64_t segment;
+    uint32_t wrapping;
+    return ring_segment_name(name, &segment, &wrapping) && (of == NULL || wrapping == of->wrapping);
 }
 
 /* What a file held before goes from the disk with it. */
@@ -129,7 +130,7 @@ static enum err copy_segments(struct copy *c, struct errctx *ec)
         return err_set(ec, ERR_INVALID_REQUEST, "cannot read %s: %s", c->from, strerror(errno));
     enum err e = ERR_OK;
     for (const struct dirent *entry; e == ERR_OK && (entry = readdir(d)) != NULL;)
-        if (is_segment(entry->d_name))
+        if (is_segment(entry->d_name, c->ring))
             e = copy_file(c, entry->d_name, ec);
     closedir(d);
     return e;
@@ -178,6 +179,9 @@ static enum err run(struct copy *c, struct errctx *ec)
         e = copy_file(c, "ring", ec);
     if (e == ERR_OK)
         e = copy_master(c, ec);
+    /* Of wrappings under a master key that was replaced, now that the header is another one. */
+    if (e == ERR_OK && c->ring != NULL)
+        e = ring_remove_wrappings(c->os, c->to, c->ring->wrapping, ec);
     return e == ERR_OK ? os_fsync_dir(c->os, c->to, ec) : e;
 }
 
@@ -225,7 +229,7 @@ static bool is_empty(const char *dir)
     bool empty = true;
     for (const struct dirent *entry; d != NULL && (entry = readdir(d)) != NULL;) {
         size_t n = strlen(entry->d_name);
-        bool ours = is_segment(entry->d_name) || strcmp(entry->d_name, "runs") == 0 ||
+        bool ours = is_segment(entry->d_name, NULL) || strcmp(entry->d_name, "runs") == 0 ||
                     (n > 4 && strcmp(entry->d_name + n - 4, ".new") == 0);
         empty = empty && (entry->d_name[0] == '.' || ours);
     }
@@ -268,31 +272,34 @@ enum err ring_backup(
     struct ring *r, const char *dir, const char *master_file, size_t *ret_files, struct errctx *ec)
 {
     struct copy c = {.os = r->os, .from = r->dir, .to = dir, .ring = r, .from_master = master_file};
-    enum err e = ring_flush(r, ec);
+    /* A copy with segments of one wrapping and the header of another would open with no key. */
+    pthread_mutex_lock(&r->whole);
+    enum err e = r->stuck ? err_set(ec, ERR_UNAVAILABLE, "the rotation of the master key failed: start again")
+                          : ring_flush(r, ec);
     if (e == ERR_OK)
         e = ring_backup_check(r, dir, ec);
-    if (e != ERR_OK)
-        return e;
-    copy_init(&c);
-    pthread_mutex_lock(&r->copying);
-    e = run(&c, ec);
-    pthread_mutex_unlock(&r->copying);
-    copy_release(&c);
-    *ret_files = c.files;
+    if (e == ERR_OK) {
+        copy_init(&c);
+        pthread_mutex_lock(&r->copying);
+        e = run(&c, ec);
+        pthread_mutex_unlock(&r->copying);
+        copy_release(&c);
+        *ret_files = c.files;
+    }
+    pthread_mutex_unlock(&r->whole);
     return e;
 }
 
-static enum err forget(struct copy *c, uint64_t owner, struct errctx *ec)
+static enum err forget_in(struct copy *c, uint64_t owner, const char *name, struct errctx *ec)
 {
-    char name[64];
     size_t at = owner % RING_SEGMENT_SLOTS * RING_SLOT_BYTES;
     uint8_t gone[RING_SLOT_BYTES], zero[RING_SLOT_BYTES] = {0};
-    snprintf(name, sizeof name, "%06llu.ring", (unsigned long long)(owner / RING_SEGMENT_SLOTS));
     enum err e = join(&c->path, c->to, name, "", ec);
     if (e == ERR_OK)
         e = join(&c->temp, c->to, name, ".new", ec);
     if (e == ERR_OK)
         e = tidy(c, ec);
+    buf_clear(&c->bytes);
     if (e == ERR_OK)
         e = os_read_file(c->path.ptr, &c->bytes, ec);
     if (e == ERR_NOT_FOUND || (e == ERR_OK && c->bytes.len < at + RING_SLOT_BYTES)) {
@@ -306,6 +313,27 @@ static enum err forget(struct copy *c, uint64_t owner, struct errctx *ec)
     if (memcmp(slot, zero, sizeof zero) != 0)
         memcpy(slot, gone, sizeof gone);
     return put(c, name, ec);
+}
+
+/* Whichever wrapping the copy is of, or, cut short, of two; half-written ones included. */
+static enum err forget(struct copy *c, uint64_t owner, struct errctx *ec)
+{
+    DIR *d = opendir(c->to);
+    if (d == NULL)
+        return err_set(ec, ERR_IO, "cannot read %s: %s", c->to, strerror(errno));
+    enum err e = ERR_OK;
+    for (const struct dirent *entry; e == ERR_OK && (entry = readdir(d)) != NULL;) {
+        char name[NAME_MAX + 1];
+        uint64_t segment;
+        uint32_t wrapping;
+        snprintf(name, sizeof name, "%s", entry->d_name);
+        if (str_ends_with(str_c(name), STR(".ring.new")))
+            name[strlen(name) - strlen(".new")] = '\0';
+        if (ring_segment_name(name, &segment, &wrapping) && segment == owner / RING_SEGMENT_SLOTS)
+            e = forget_in(c, owner, name, ec);
+    }
+    closedir(d);
+    return e;
 }
 
 enum err ring_copy_forget(struct ring *r, const char *dir, uint64_t owner, struct errctx *ec)

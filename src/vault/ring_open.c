@@ -1,7 +1,10 @@
 /* Opening a ring: its header, its runs, the wrapping of keys.
  *
- * Header, file `ring`: magic | u8 format | 4 zero | ring id 16 | salt 16 | 32 zero bytes, wrapped like a key.
- * `runs` is locked while a run is added, so that two processes that open one ring take two numbers. */
+ * Header, file `ring`: magic | u8 format | u32 wrapping | ring id 16 | salt 16 | 32 zero bytes, wrapped like
+ * a key | i64 time of the last rotation, µs | check number of the master key before it 8 | checksum 8. Format
+ * 1 had no rotations and ended after the wrapped zeroes. `runs` is locked while a run is added, so that two
+ * processes that open one ring take two numbers. */
+#include "base/timefmt.h"
 #include "vault/ring_int.h"
 #include "vault/secret.h"
 #include <dirent.h>
@@ -16,12 +19,18 @@
 #define HEADER_MAGIC "KDBRING"
 #define HEADER_OWNER UINT64_MAX /* no partition has this number */
 enum {
-    HEADER_FORMAT = 1,
+    FIRST_FORMAT = 1,
+    HEADER_FORMAT = 2,
     AT_HEADER_FORMAT = sizeof HEADER_MAGIC - 1,
+    AT_HEADER_WRAPPING = AT_HEADER_FORMAT + 1,
     AT_HEADER_ID = 12,
     AT_HEADER_SALT = AT_HEADER_ID + VAULT_RING_ID_BYTES,
     AT_HEADER_PROOF = AT_HEADER_SALT + SALT_BYTES,
-    HEADER_BYTES = AT_HEADER_PROOF + WRAPPED_BYTES,
+    AT_HEADER_ROTATED = AT_HEADER_PROOF + WRAPPED_BYTES,
+    FIRST_HEADER_BYTES = AT_HEADER_ROTATED,
+    AT_HEADER_BEFORE = AT_HEADER_ROTATED + 8,
+    AT_HEADER_CHECKSUM = AT_HEADER_BEFORE + VAULT_CHECK_BYTES,
+    HEADER_BYTES = AT_HEADER_CHECKSUM + CHECKSUM_BYTES,
     RUN_RECORD_BYTES = 32,
     AT_RUN_CHECKSUM = RUN_RECORD_BYTES - CHECKSUM_BYTES,
     RUNS_MAX = 16 << 20
@@ -94,22 +103,22 @@ static struct label label_of(
     return l;
 }
 
-void ring_wrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
-    const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES])
+void ring_wrap(const struct ring *r, const uint8_t *master, uint64_t owner, uint32_t generation,
+    const uint8_t *salt, const uint8_t key[VAULT_KEY_BYTES], uint8_t ret[WRAPPED_BYTES])
 {
     struct label l = label_of(r, owner, generation, salt);
     uint8_t kek[VAULT_KEY_BYTES];
-    derive_key(r->master, str_n(l.bytes, l.len), kek);
+    derive_key(master, str_n(l.bytes, l.len), kek);
     wrap_key(kek, str_n(l.bytes, l.len), key, ret);
     vault_wipe(kek, sizeof kek);
 }
 
-bool ring_unwrap(const struct ring *r, uint64_t owner, uint32_t generation, const uint8_t *salt,
-    const uint8_t wrapped[WRAPPED_BYTES], uint8_t ret[VAULT_KEY_BYTES])
+bool ring_unwrap(const struct ring *r, const uint8_t *master, uint64_t owner, uint32_t generation,
+    const uint8_t *salt, const uint8_t wrapped[WRAPPED_BYTES], uint8_t ret[VAULT_KEY_BYTES])
 {
     struct label l = label_of(r, owner, generation, salt);
     uint8_t kek[VAULT_KEY_BYTES];
-    derive_key(r->master, str_n(l.bytes, l.len), kek);
+    derive_key(master, str_n(l.bytes, l.len), kek);
     bool good = unwrap_key(kek, str_n(l.bytes, l.len), wrapped, ret);
     vault_wipe(kek, sizeof kek);
     return good;
@@ -119,37 +128,122 @@ bool ring_unwrap(const struct ring *r, uint64_t owner, uint32_t generation, cons
 
 static const uint8_t proof[VAULT_KEY_BYTES]; /* zero */
 
-static enum err make_header(struct ring *r, const char *path, struct errctx *ec)
+void ring_key_check(const struct ring *r, uint8_t ret[VAULT_CHECK_BYTES])
 {
-    uint8_t h[HEADER_BYTES] = {0}, salt[SALT_BYTES];
+    static const char purpose[] = "kalamdb key check";
+    char info[sizeof purpose - 1 + VAULT_RING_ID_BYTES];
+    uint8_t derived[VAULT_KEY_BYTES];
+    memcpy(info, purpose, sizeof purpose - 1);
+    memcpy(info + sizeof purpose - 1, r->id, sizeof r->id);
+    derive_key(r->master, str_n(info, sizeof info), derived);
+    memcpy(ret, derived, VAULT_CHECK_BYTES);
+    vault_wipe(derived, sizeof derived);
+}
+
+static void header_checksum(const uint8_t *h, uint8_t ret[CHECKSUM_BYTES])
+{
+    uint8_t digest[32];
+    sha256(str_n((const char *)h, AT_HEADER_CHECKSUM), digest);
+    memcpy(ret, digest, CHECKSUM_BYTES);
+}
+
+enum err ring_write_header(struct ring *r, const char *name, struct errctx *ec)
+{
+    char *path;
+    uint8_t h[HEADER_BYTES] = {0}, *salt = h + AT_HEADER_SALT;
     memcpy(h, HEADER_MAGIC, AT_HEADER_FORMAT);
     h[AT_HEADER_FORMAT] = HEADER_FORMAT;
-    r->os->random(r->os->ctx, r->id, sizeof r->id);
-    r->os->random(r->os->ctx, salt, sizeof salt);
+    put_be32(h + AT_HEADER_WRAPPING, r->wrapping);
     memcpy(h + AT_HEADER_ID, r->id, sizeof r->id);
-    memcpy(h + AT_HEADER_SALT, salt, sizeof salt);
-    ring_wrap(r, HEADER_OWNER, 0, salt, proof, h + AT_HEADER_PROOF);
-    return os_write_file(r->os, path, str_n((const char *)h, sizeof h), 0600, ec);
+    r->os->random(r->os->ctx, salt, SALT_BYTES);
+    put_be64(h + AT_HEADER_ROTATED, (uint64_t)r->history.rotated_us);
+    memcpy(h + AT_HEADER_BEFORE, r->history.before, VAULT_CHECK_BYTES);
+    ring_wrap(r, r->master, HEADER_OWNER, r->wrapping, salt, proof, h + AT_HEADER_PROOF);
+    header_checksum(h, h + AT_HEADER_CHECKSUM);
+    if (asprintf(&path, "%s/%s", r->dir, name) < 0)
+        return no_memory(ec);
+    enum err e = os_write_file(r->os, path, str_n((const char *)h, sizeof h), 0600, ec);
+    free(path);
+    return e;
+}
+
+/* Fills what the header says but for the proof. */
+static enum err parse_header(struct ring *r, struct str h, struct errctx *ec)
+{
+    uint8_t sum[CHECKSUM_BYTES];
+    const uint8_t *p = (const uint8_t *)h.ptr;
+    bool ours = h.len > AT_HEADER_FORMAT && memcmp(p, HEADER_MAGIC, AT_HEADER_FORMAT) == 0;
+    if (ours && p[AT_HEADER_FORMAT] > HEADER_FORMAT)
+        return err_set(ec, ERR_INVALID_REQUEST, "the key ring in %s was written by a newer version", r->dir);
+    bool first = ours && p[AT_HEADER_FORMAT] == FIRST_FORMAT && h.len == FIRST_HEADER_BYTES;
+    bool good = ours && p[AT_HEADER_FORMAT] == HEADER_FORMAT && h.len == HEADER_BYTES;
+    if (good) {
+        header_checksum(p, sum);
+        good = memcmp(sum, p + AT_HEADER_CHECKSUM, sizeof sum) == 0;
+    }
+    if (!first && !good)
+        return err_set(
+            ec, ERR_CORRUPT, "the key ring in %s is damaged: its file \"ring\" is not one", r->dir);
+    memcpy(r->id, p + AT_HEADER_ID, sizeof r->id);
+    r->wrapping = first ? 0 : get_be32(p + AT_HEADER_WRAPPING);
+    r->history = (struct ring_history){0};
+    if (!first) {
+        r->history.rotated_us = (int64_t)get_be64(p + AT_HEADER_ROTATED);
+        memcpy(r->history.before, p + AT_HEADER_BEFORE, VAULT_CHECK_BYTES);
+    }
+    return ERR_OK;
+}
+
+static bool proves(const struct ring *r, struct str h)
+{
+    uint8_t zero[VAULT_KEY_BYTES];
+    return ring_unwrap(r, r->master, HEADER_OWNER, r->wrapping, (const uint8_t *)h.ptr + AT_HEADER_SALT,
+        (const uint8_t *)h.ptr + AT_HEADER_PROOF, zero);
+}
+
+/* Is the master key the one of a rotation that did not come to its end? */
+static bool opens_next(const struct ring *r)
+{
+    char *path;
+    struct errctx ec;
+    struct buf b = BUF_INIT(4 * HEADER_BYTES);
+    struct ring next = {.dir = r->dir, .master = r->master};
+    if (asprintf(&path, "%s/" RING_NEXT_HEADER, r->dir) < 0)
+        return false;
+    bool opens = os_read_file(path, &b, &ec) == ERR_OK && parse_header(&next, buf_view(&b), &ec) == ERR_OK &&
+                 memcmp(next.id, r->id, sizeof r->id) == 0 && proves(&next, buf_view(&b));
+    buf_release(&b);
+    free(path);
+    return opens;
+}
+
+static enum err wrong_key(const struct ring *r, struct errctx *ec)
+{
+    uint8_t check[VAULT_CHECK_BYTES];
+    err_set(ec, ERR_INVALID_REQUEST, "the master key does not open the key ring in %s", r->dir);
+    ring_key_check(r, check);
+    if (r->history.rotated_us != 0 && memcmp(check, r->history.before, sizeof check) == 0) {
+        struct buf when = BUF_INIT(64);
+        time_format(&when, r->history.rotated_us);
+        err_detail(ec, "It is the key before the rotation of %.*s: the new one is in force.",
+            STR_FMT(buf_view(&when)));
+        buf_release(&when);
+    } else if (opens_next(r)) {
+        err_detail(ec, "It is the new key of a rotation that did not finish: the one before is in force.");
+    } else {
+        err_detail(
+            ec, "The key is not the one that this ring was made with, or the ring's header is damaged.");
+    }
+    err_hint(ec, "Check master_key_file or KALAMDB_MASTER_KEY.");
+    return ERR_INVALID_REQUEST;
 }
 
 static enum err check_header(struct ring *r, struct str h, struct errctx *ec)
 {
-    uint8_t zero[VAULT_KEY_BYTES];
-    if (h.len > AT_HEADER_FORMAT && memcmp(h.ptr, HEADER_MAGIC, AT_HEADER_FORMAT) == 0 &&
-        (uint8_t)h.ptr[AT_HEADER_FORMAT] > HEADER_FORMAT)
-        return err_set(ec, ERR_INVALID_REQUEST, "the key ring in %s was written by a newer version", r->dir);
-    if (h.len != HEADER_BYTES || memcmp(h.ptr, HEADER_MAGIC, AT_HEADER_FORMAT) != 0 ||
-        h.ptr[AT_HEADER_FORMAT] != HEADER_FORMAT)
-        return err_set(
-            ec, ERR_CORRUPT, "the key ring in %s is damaged: its file \"ring\" is not one", r->dir);
-    memcpy(r->id, h.ptr + AT_HEADER_ID, sizeof r->id);
-    if (ring_unwrap(r, HEADER_OWNER, 0, (const uint8_t *)h.ptr + AT_HEADER_SALT,
-            (const uint8_t *)h.ptr + AT_HEADER_PROOF, zero))
-        return ERR_OK;
-    err_set(ec, ERR_INVALID_REQUEST, "the master key does not open the key ring in %s", r->dir);
-    err_detail(ec, "The key is not the one that this ring was made with, or the ring's header is damaged.");
-    err_hint(ec, "Check master_key_file or KALAMDB_MASTER_KEY.");
-    return ERR_INVALID_REQUEST;
+    enum err e = parse_header(r, h, ec);
+    if (e != ERR_OK)
+        return e;
+    return proves(r, h) ? ERR_OK : wrong_key(r, ec);
 }
 
 /* Looks through the folder: do segments stand there? Half-written ones of a destruction that was cut short
@@ -192,12 +286,16 @@ static enum err open_header(struct ring *r, bool existing, struct errctx *ec)
         if (e == ERR_OK && segments)
             e = err_set(
                 ec, ERR_CORRUPT, "the key ring in %s has keys, but its file \"ring\" is missing", r->dir);
-        if (e == ERR_OK)
-            e = make_header(r, path, ec);
+        if (e == ERR_OK) {
+            r->os->random(r->os->ctx, r->id, sizeof r->id);
+            e = ring_write_header(r, "ring", ec);
+        }
     }
     buf_release(&b);
     free(path);
-    return e == ERR_OK ? tidy(r, &segments, ec) : e;
+    if (e == ERR_OK)
+        e = tidy(r, &segments, ec);
+    return e == ERR_OK ? ring_remove_wrappings(r->os, r->dir, r->wrapping, ec) : e;
 }
 
 /* ---- runs --------------------------------------------------------------------------------------------- */
@@ -309,6 +407,8 @@ enum err ring_open(const struct vault_config *cfg, struct ring **ret, struct err
     r->dir = strdup(cfg->dir);
     r->master = secret_alloc(VAULT_KEY_BYTES, &r->locked);
     pthread_mutex_init(&r->copying, NULL);
+    pthread_mutex_init(&r->whole, NULL);
+    pthread_mutex_init(&r->segment, NULL);
     pthread_mutex_init(&r->lock, NULL);
     for (size_t i = 0; i < RING_FDS; i++)
         r->fds[i].fd = -1;
@@ -334,6 +434,8 @@ void ring_close(struct ring *r)
             close(r->fds[i].fd);
     secret_free(r->master, VAULT_KEY_BYTES);
     secret_free(r->pending, r->cap_pending * sizeof *r->pending);
+    pthread_mutex_destroy(&r->whole);
+    pthread_mutex_destroy(&r->segment);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->copying);
     free(r->runs);

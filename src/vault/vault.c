@@ -76,6 +76,17 @@ bool vault_key_destroyed(struct vault *v, uint64_t owner)
     return v != NULL && ring_is_destroyed(v->ring, owner);
 }
 
+enum err vault_rotate_master(
+    struct vault *v, const uint8_t master[VAULT_KEY_BYTES], struct vault_rotation *ret, struct errctx *ec)
+{
+    return ring_rotate(v->ring, master, ret, ec);
+}
+
+void vault_ring_state(struct vault *v, struct vault_ring_state *ret)
+{
+    ring_state(v->ring, ret);
+}
+
 enum err vault_backup_check(struct vault *v, const char *dir, struct errctx *ec)
 {
     return ring_backup_check(v->ring, dir, ec);

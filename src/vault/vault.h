@@ -23,6 +23,7 @@
 #define VAULT_KEY_BYTES 32
 #define VAULT_RING_ID_BYTES 16
 #define VAULT_TAG_BYTES 16
+#define VAULT_CHECK_BYTES 8
 /* What sealing adds at most: format, generation, run, counter, tag. */
 #define VAULT_OVERHEAD_MAX (1 + 5 + 4 + 8 + VAULT_TAG_BYTES)
 
@@ -70,6 +71,28 @@ enum err vault_copy_id(const char *dir, uint8_t ret[VAULT_RING_ID_BYTES], struct
 enum err vault_ring_restore(const struct os *os, const char *from, const char *to, const char *master_file,
     struct errctx *ec) CHECKED;
 #define VAULT_COPY_MASTER "master.key" /* in a copy */
+
+/* All keys are wrapped anew under another master key while the vault is in use; on OK it is in force, and no
+ * file holds a key under the old one. A process that is killed meanwhile leaves a ring that opens with the
+ * old one or the new one, never with both. CONFLICT: a rotation or a copy is under way; INVALID_REQUEST: it
+ * is the key in use; UNAVAILABLE: the disk failed at the switch itself, and only the next opening will tell
+ * which key is in force (keys are neither made nor destroyed until then, values go on); IO. *ret is filled on
+ * errors, too. */
+struct vault_rotation {
+    uint64_t keys, segments;
+    uint64_t damaged; /* slots that did not open under the old master key; they are as they were */
+    bool switched;    /* an error came after it: the new key is in force, old wraps go at the next opening */
+};
+enum err vault_rotate_master(struct vault *v, const uint8_t master[VAULT_KEY_BYTES],
+    struct vault_rotation *ret, struct errctx *ec) CHECKED;
+struct vault_ring_state {
+    bool rotating;
+    uint64_t segments, segments_done; /* of the rotation under way */
+    uint32_t rotations;               /* since the ring was made */
+    int64_t rotated_us;               /* the last one; 0: never */
+    uint8_t check[VAULT_CHECK_BYTES]; /* of the master key in force; tells nothing of it */
+};
+void vault_ring_state(struct vault *v, struct vault_ring_state *ret);
 
 /* Appends to `out`. The key must be there: NOT_FOUND where it was destroyed. */
 enum err vault_seal(struct vault *v, uint64_t owner, struct str aad, struct str plain, struct buf *out,
