@@ -246,6 +246,30 @@ kalamdb_code kalamdb_backups(const char *dir,
     void (*fn)(void *arg, uint32_t generation, int64_t created_us, uint64_t files, uint64_t bytes), void *arg,
     struct kalamdb_error *error);
 
+/* Wraps all keys under another master key while the database is in use: the one in the file `path`, or, NULL,
+ * a new one in place of the directory's own (INVALID_REQUEST where the master key is configured). On OK it is
+ * in force and the old one opens nothing; where `path` was given, the next kalamdb_open has to be given that
+ * key. CONFLICT: keys are being rotated or copied. Does not block; `done` from a thread of the engine. Error
+ * messages are for operators and name paths. */
+struct kalamdb_key_rotation {
+    uint64_t keys, segments; /* wrapped anew, files of the ring written */
+    uint64_t damaged;        /* keys that were unreadable before, and are as they were */
+    bool own;                /* the new key is in the data directory */
+};
+typedef void kalamdb_keys_rotated(
+    void *arg, const struct kalamdb_key_rotation *rotation, const struct kalamdb_error *error);
+void kalamdb_rotate_master_key(struct kalamdb *db, const char *path, kalamdb_keys_rotated *done, void *arg);
+struct kalamdb_keys {
+    bool encryption;  /* all else is 0 without it */
+    bool beside_data; /* the master key is the data directory's own */
+    bool rotating;
+    uint64_t segments, segments_done; /* of the rotation under way */
+    uint32_t rotations;               /* of the master key, since the ring was made */
+    int64_t rotated_us;               /* the last one; 0: never */
+    uint8_t check[8];                 /* tells master keys apart, and nothing of them */
+};
+void kalamdb_keys(struct kalamdb *db, struct kalamdb_keys *ret);
+
 /* Calls `sample` for each metric: OpenMetrics name without unit suffix rules applied (already complete), kind
  * "gauge", "counter" or "histogram", help text, label text such as state="busy" or "", value. A histogram
  * comes as one call per bucket with label le="…" (cumulative, seconds), then with suffix names _sum and

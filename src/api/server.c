@@ -163,6 +163,14 @@ static void route_call(struct call *c)
         if (authenticate(c))
             serve_backup(c);
         break;
+    case ROUTE_KEYS:
+        if (authenticate(c))
+            serve_keys(c);
+        break;
+    case ROUTE_KEYS_ROTATE:
+        if (authenticate(c))
+            serve_keys_rotate(c);
+        break;
     case ROUTE_USER:
         if (authenticate(c))
             serve_user(c);

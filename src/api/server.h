@@ -23,6 +23,8 @@
     X(ROUTE_WS, ALLOW_GET, "/ws")                                                                            \
     X(ROUTE_CONSOLIDATE, ALLOW_POST, "/api/v1/admin/consolidate")                                            \
     X(ROUTE_BACKUP, ALLOW_POST, "/api/v1/admin/backup")                                                      \
+    X(ROUTE_KEYS, ALLOW_GET, "/api/v1/admin/keys")                                                           \
+    X(ROUTE_KEYS_ROTATE, ALLOW_POST, "/api/v1/admin/keys/rotate")                                            \
     X(ROUTE_SWEEP, ALLOW_POST, "/api/v1/admin/sweep")                                                        \
     X(ROUTE_AUDIT, ALLOW_GET, "/api/v1/admin/audit")                                                         \
     X(ROUTE_REVOKE, ALLOW_GET | ALLOW_POST, "/api/v1/admin/tokens/revoke")                                   \
@@ -179,7 +181,8 @@ struct call {
     struct kalamdb_error *error; /* heap */
     struct erased_user *erased;  /* heap */
     struct kalamdb_sweep_counts swept;
-    struct kalamdb_backup *backup;   /* heap */
+    struct kalamdb_backup *backup; /* heap */
+    struct kalamdb_key_rotation rotation;
     bool failed, abandoned;          /* abandoned: the client left */
     void (*aborted)(struct call *c); /* told so, or that the time to shut down is up; may be NULL */
     void *owner;                     /* whoever set that */
@@ -267,6 +270,8 @@ void serve_message(struct call *c);
 void serve_conversations(struct call *c);
 void serve_consolidate(struct call *c);
 void serve_backup(struct call *c);
+void serve_keys(struct call *c);
+void serve_keys_rotate(struct call *c);
 void serve_sweep(struct call *c);
 void serve_revoke(struct call *c);
 /* Looks every two seconds whether the files of keys have changed, where there are any; reads them at once

@@ -14,6 +14,7 @@ int cli_serve(int argc, char **argv, char **envp);
 int cli_token(int argc, char **argv, char **envp);
 int cli_audit(int argc, char **argv, char **envp);
 int cli_verify_receipt(int argc, char **argv);
+int cli_keys(int argc, char **argv, char **envp);
 int cli_backup(int argc, char **argv, char **envp);
 int cli_restore(int argc, char **argv, char **envp);
 int cli_export(int argc, char **argv, char **envp);

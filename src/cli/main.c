@@ -18,6 +18,9 @@ static const char usage[] =
     "  kalamdb backup --list DIR                  the backups in a directory\n"
     "  kalamdb restore --from DIR --data NEWDIR [--backup N] [--keys DIR2]\n"
     "                                             make a data directory out of a backup\n"
+    "  kalamdb keys [settings]                    which master key is in force\n"
+    "  kalamdb keys rotate [--new-master-key-file FILE] [settings]\n"
+    "                                             another master key, also while the server runs\n"
     "  kalamdb export --user ID [-o FILE] [--url URL --token TOKEN [--ca FILE]] [settings]\n"
     "                                             one user's data as a tar, also while the server runs\n"
     "  kalamdb import --user ID FILE [--url URL --token TOKEN [--ca FILE]] [settings]\n"
@@ -146,6 +149,8 @@ int main(int argc, char **argv, char **envp)
         return cli_token(argc, argv, envp);
     if (str_eq(verb, STR("backup")))
         return cli_backup(argc, argv, envp);
+    if (str_eq(verb, STR("keys")))
+        return cli_keys(argc, argv, envp);
     if (str_eq(verb, STR("restore")))
         return cli_restore(argc, argv, envp);
     if (str_eq(verb, STR("export")))

@@ -29,11 +29,11 @@ static void report_of(const struct backup_report *from, struct kalamdb_backup *r
         .removed = from->removed};
 }
 
-static kalamdb_code fail(struct kalamdb_error *error, enum err e, struct errctx *ec)
+kalamdb_code engine_operator_error(
+    struct kalamdb_error *error, enum err e, const char *what, struct errctx *ec)
 {
     if (ec->code != e)
-        err_internal(ec, e, "backup");
-    /* Who asks for this operates the server: the reason is theirs to read. */
+        err_internal(ec, e, "%s", what);
     if (ec->internal[0] != '\0' && strcmp(ec->message, "internal error") == 0) {
         char why[sizeof ec->internal];
         memcpy(why, ec->internal, sizeof why);
@@ -98,12 +98,15 @@ static enum err back_up_keys(
     if (job->keys == NULL)
         return ERR_OK;
     enum err e = key_copies_add(db->os, db->options.data_dir, job->keys, ec);
+    pthread_mutex_lock(&db->master.changing); /* the key that is copied opens the ring that is */
+    const char *own = engine_own_master_key(db);
     if (e == ERR_OK)
-        e = vault_backup(db->vault, job->keys, db->master_file, &files, ec);
+        e = vault_backup(db->vault, job->keys, own, &files, ec);
+    pthread_mutex_unlock(&db->master.changing);
     if (e != ERR_OK)
         return e;
     ret->key_files = files;
-    ret->master_key_copied = db->master_file != NULL;
+    ret->master_key_copied = own != NULL;
     snprintf(ret->keys, sizeof ret->keys, "%s", job->keys);
     if (ret->master_key_copied)
         log_event(LOG_WARN, "master_key_with_backup", "s:keys", job->keys, "s:backup", job->dir, "s:reason",
@@ -135,17 +138,22 @@ static void *backup_main(void *arg)
         e = back_up_keys(db, job, &out, &ec); /* after the data: no key that it needs is missing */
     }
     if (e != ERR_OK)
-        (void)fail(&error, e, &ec);
+        (void)engine_operator_error(&error, e, "backup", &ec);
     job->done(job->arg, e == ERR_OK ? &out : NULL, &error);
     job_free(job);
+    engine_detached_ends(db);
+    return NULL;
+}
+
+void engine_detached_ends(struct kalamdb *db)
+{
     pthread_mutex_lock(&db->lock);
     if (--db->inflight == 0)
         pthread_cond_broadcast(&db->idle);
     pthread_mutex_unlock(&db->lock);
-    return NULL;
 }
 
-static bool start(struct kalamdb *db, struct backup_job *job)
+bool engine_detach(struct kalamdb *db, void *(*main)(void *job), void *job)
 {
     pthread_attr_t attr;
     pthread_t thread;
@@ -157,14 +165,10 @@ static bool start(struct kalamdb *db, struct backup_job *job)
         return false;
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    bool started = pthread_create(&thread, &attr, backup_main, job) == 0;
+    bool started = pthread_create(&thread, &attr, main, job) == 0;
     pthread_attr_destroy(&attr);
-    if (!started) {
-        pthread_mutex_lock(&db->lock);
-        if (--db->inflight == 0)
-            pthread_cond_broadcast(&db->idle);
-        pthread_mutex_unlock(&db->lock);
-    }
+    if (!started)
+        engine_detached_ends(db);
     return started;
 }
 
@@ -196,7 +200,7 @@ void kalamdb_backup(
         job->done = done;
         job->arg = arg;
         job->keep = keep;
-        if (start(db, job))
+        if (engine_detach(db, backup_main, job))
             return;
         job_free(job);
         err_set(&ec, ERR_UNAVAILABLE, "the database is shutting down");
@@ -228,7 +232,7 @@ kalamdb_code kalamdb_restore(const char *dir, uint32_t generation, const char *d
     if (e == ERR_OK && report.sealed)
         e = remember_keys(dir, data, keys, &ec);
     if (e != ERR_OK)
-        return fail(error, e, &ec);
+        return engine_operator_error(error, e, "backup", &ec);
     report_of(&report, ret);
     return KALAMDB_OK;
 }
@@ -251,5 +255,5 @@ kalamdb_code kalamdb_backups(const char *dir,
         backup_list_release(&l);
     }
     free(all);
-    return e == ERR_OK ? KALAMDB_OK : fail(error, e, &ec);
+    return e == ERR_OK ? KALAMDB_OK : engine_operator_error(error, e, "backup", &ec);
 }

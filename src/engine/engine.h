@@ -47,8 +47,14 @@ struct kalamdb {
     const struct os *os;
     struct analytic *analytic;
     struct vault *vault; /* NULL: no encryption */
-    char *master_file;   /* the master key that the server made itself, beside the data; NULL: none */
     int lock_fd;         /* of the directory, until the store has it; -1: none */
+    struct {
+        pthread_mutex_t changing; /* held by a rotation, until files and ring agree; and by copies of both */
+        char *own, *next;    /* <data>/.kalamdb/master.key, and what becomes it at the end of a rotation */
+        _Atomic bool is_own; /* the key in force is in `own`, not in a file or variable that is configured */
+        bool is_next;        /* it is in `next` as yet */
+        bool rotating;       /* lock */
+    } master;
     struct store *store;
     struct live *live;
     struct streams *streams; /* stream.h */
@@ -82,6 +88,19 @@ struct kalamdb {
 /* vault.c: the vault of the directory, as the options say; leaves db->vault NULL where a directory is to be
  * opened whose ring is missing: store_open says why. */
 enum err engine_open_vault(struct kalamdb *db, const struct kalamdb_options *o, struct errctx *ec) CHECKED;
+/* Once the directory is this process's: a rotation of the master key that was cut short is brought to its
+ * end, or what is left of it removed. */
+enum err engine_settle_master_key(struct kalamdb *db, struct errctx *ec) CHECKED;
+/* The file that the master key in force lies in, where it is the directory's own; else NULL. `changing` is
+ * held. */
+const char *engine_own_master_key(const struct kalamdb *db);
+/* Runs `main` on a thread of its own, which ends with engine_detached_ends; kalamdb_close waits for it.
+ * False: the database is closing, or there is no thread. */
+bool engine_detach(struct kalamdb *db, void *(*main)(void *job), void *job);
+void engine_detached_ends(struct kalamdb *db);
+/* What operators get: the reason is theirs to read, also where it names paths. */
+kalamdb_code engine_operator_error(
+    struct kalamdb_error *error, enum err e, const char *what, struct errctx *ec);
 /* Copies what a client may read; codes that never leave the engine become INTERNAL. `ret` may be NULL. */
 kalamdb_code engine_error(struct kalamdb_error *ret, const struct errctx *ec);
 static inline struct str engine_str(struct kalamdb_str s)

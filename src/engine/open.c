@@ -170,7 +170,9 @@ static void free_all(struct kalamdb *db)
     vault_close(db->vault);
     if (db->lock_fd >= 0)
         close(db->lock_fd);
-    free(db->master_file);
+    free(db->master.own);
+    free(db->master.next);
+    pthread_mutex_destroy(&db->master.changing);
     sql_shapes_free(db->shapes);
     pthread_cond_destroy(&db->upkeep_wake);
     pthread_cond_destroy(&db->idle);
@@ -199,6 +201,7 @@ kalamdb_code kalamdb_open(
     db->options.master_key = db->options.master_key_file = NULL; /* keys are the vault's alone */
     db->upkeep_last = &db->upkeep_first;
     pthread_mutex_init(&db->lock, NULL);
+    pthread_mutex_init(&db->master.changing, NULL);
     pthread_cond_init(&db->idle, NULL);
     pthread_cond_init(&db->upkeep_wake, NULL);
     bool copied = copy_string(&db->options.data_dir);
@@ -217,6 +220,8 @@ kalamdb_code kalamdb_open(
         e = engine_open_vault(db, options, &ec);
     if (e == ERR_OK)
         e = open_store(db, &ec);
+    if (e == ERR_OK && !options->inspect)
+        e = engine_settle_master_key(db, &ec);
     if (e == ERR_OK)
         e = transfers_open(db, &ec);
     if (e == ERR_OK)

@@ -51,6 +51,22 @@ static enum err master_key(const struct kalamdb_options *o, const struct places 
     return e;
 }
 
+/* A rotation to a new key of our own leaves it in `next` until the end. Should the one in `own` not open the
+ * ring any more, the switch was made. */
+static enum err open_with_next(struct kalamdb *db, struct vault_config *cfg, uint8_t *key, struct errctx *ec)
+{
+    struct errctx second;
+    if (!db->master.is_own || access(db->master.next, F_OK) != 0)
+        return ERR_INVALID_REQUEST;
+    errctx_clear(&second);
+    if (vault_master_key_file(db->master.next, false, db->os, key, &second) != ERR_OK ||
+        vault_open(cfg, &db->vault, &second) != ERR_OK)
+        return ERR_INVALID_REQUEST;
+    db->master.is_next = true;
+    errctx_clear(ec);
+    return ERR_OK;
+}
+
 enum err engine_open_vault(struct kalamdb *db, const struct kalamdb_options *o, struct errctx *ec)
 {
     struct places p = {NULL, NULL, NULL, NULL};
@@ -59,23 +75,42 @@ enum err engine_open_vault(struct kalamdb *db, const struct kalamdb_options *o, 
         return ERR_OK;
     enum err e = find_places(o->data_dir, &p) ? ERR_OK : err_set(ec, ERR_NO_MEMORY, "out of memory");
     bool ring = e == ERR_OK && access(p.ring, F_OK) == 0, data = e == ERR_OK && access(p.hot, F_OK) == 0;
+    db->master.own = p.beside;
+    if (e == ERR_OK && asprintf(&db->master.next, "%s.new", p.beside) < 0)
+        e = err_set(ec, ERR_NO_MEMORY, "out of memory");
+    db->master.is_own = o->master_key == NULL && o->master_key_file == NULL;
     if (e == ERR_OK && (ring || !data)) {
         if (!ring)
             e = os_mkdirs(p.keys, ec);
         if (e == ERR_OK)
             e = master_key(o, &p, db->os, !ring, key, ec);
         struct vault_config cfg = {.dir = p.keys, .master_key = key, .os = db->os, .existing = ring};
-        if (e == ERR_OK)
+        if (e == ERR_OK) {
             e = vault_open(&cfg, &db->vault, ec);
-        vault_wipe(key, sizeof key);
-        if (e == ERR_OK && o->master_key == NULL && o->master_key_file == NULL) {
-            db->master_file = p.beside;
-            p.beside = NULL;
+            if (e == ERR_INVALID_REQUEST)
+                e = open_with_next(db, &cfg, key, ec);
         }
+        vault_wipe(key, sizeof key);
     }
     free(p.keys);
     free(p.ring);
     free(p.hot);
-    free(p.beside);
+    return e;
+}
+
+const char *engine_own_master_key(const struct kalamdb *db)
+{
+    return !db->master.is_own ? NULL : db->master.is_next ? db->master.next : db->master.own;
+}
+
+enum err engine_settle_master_key(struct kalamdb *db, struct errctx *ec)
+{
+    if (db->vault == NULL || !db->master.is_own)
+        return ERR_OK;
+    if (!db->master.is_next)
+        return vault_remove_key_file(db->os, db->master.next, ec);
+    enum err e = vault_replace_key_file(db->os, db->master.next, db->master.own, ec);
+    if (access(db->master.next, F_OK) != 0)
+        db->master.is_next = false;
     return e;
 }

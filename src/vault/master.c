@@ -1,6 +1,10 @@
 /* The master key as people keep it. */
-#include "vault/vault.h"
+#include "vault/ring_int.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 static int hex_digit(char c)
 {
@@ -94,5 +98,39 @@ enum err vault_master_key_file(
     buf_release(&b);
     if (e != ERR_OK && ec->message[0] == '\0')
         (void)err_set(ec, e, "cannot read the master key in %s", path);
+    return e;
+}
+
+static enum err sync_folder_of(const struct os *os, const char *path, struct errctx *ec)
+{
+    char *dir = strdup(path), *slash = dir != NULL ? strrchr(dir, '/') : NULL;
+    if (dir == NULL)
+        return err_set(ec, ERR_NO_MEMORY, "out of memory");
+    if (slash != NULL)
+        slash[slash == dir] = '\0';
+    enum err e = os_fsync_dir(os, slash != NULL ? dir : ".", ec);
+    free(dir);
+    return e;
+}
+
+enum err vault_remove_key_file(const struct os *os, const char *path, struct errctx *ec)
+{
+    if (access(path, F_OK) != 0)
+        return ERR_OK;
+    int failed = ring_zero_and_remove(os, path);
+    return failed == 0 ? sync_folder_of(os, path, ec) : ring_io_error(ec, "remove", path, -failed);
+}
+
+enum err vault_replace_key_file(const struct os *os, const char *from, const char *to, struct errctx *ec)
+{
+    int old = open(to, O_RDWR | O_CLOEXEC);
+    int failed = os->rename(os->ctx, from, to);
+    enum err e = failed == 0 ? sync_folder_of(os, to, ec) : ring_io_error(ec, "rename", from, -failed);
+    if (e == ERR_OK && old >= 0)
+        failed = ring_zero_file(os, old);
+    if (e == ERR_OK && failed != 0)
+        e = ring_io_error(ec, "overwrite", to, -failed);
+    if (old >= 0)
+        close(old);
     return e;
 }

@@ -101,6 +101,9 @@ int64_t ring_read_at(int fd, void *p, size_t n, uint64_t at);
 /* 0 or -errno. */
 int ring_write_at(int fd, const void *p, size_t n, uint64_t at);
 int ring_sync(const struct ring *r, int fd);
+/* The blocks of a file that is gone are not wiped by its going: zeroes all of it, synced. 0 or -errno. */
+int ring_zero_file(const struct os *os, int fd);
+int ring_zero_and_remove(const struct os *os, const char *path); /* absent: 0 */
 
 /* What stands where a key was. */
 void ring_slot_destroyed(const struct ring *r, uint64_t owner, uint8_t ret[RING_SLOT_BYTES]);

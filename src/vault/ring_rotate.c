@@ -51,22 +51,25 @@ bool ring_segment_name(const char *name, uint64_t *ret_segment, uint32_t *ret_wr
 
 /* ---- removing ----------------------------------------------------------------------------------------- */
 
-/* The blocks of a file that is gone are not wiped by its going. */
-static int scrub_and_remove(const struct os *os, const char *path)
+int ring_zero_file(const struct os *os, int fd)
 {
     static const char zero[65536];
     struct stat st;
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -errno;
     int failed = fstat(fd, &st) == 0 ? 0 : -errno;
     for (off_t at = 0; failed == 0 && at < st.st_size; at += (off_t)sizeof zero) {
         off_t left = st.st_size - at;
         failed =
             ring_write_at(fd, zero, left < (off_t)sizeof zero ? (size_t)left : sizeof zero, (uint64_t)at);
     }
-    if (failed == 0)
-        failed = os->fsync(os->ctx, fd);
+    return failed == 0 ? os->fsync(os->ctx, fd) : failed;
+}
+
+int ring_zero_and_remove(const struct os *os, const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    int failed = ring_zero_file(os, fd);
     close(fd);
     if (failed == 0)
         failed = os->unlink(os->ctx, path);
@@ -91,7 +94,7 @@ enum err ring_remove_wrappings(const struct os *os, const char *dir, uint32_t ke
             e = no_memory(ec);
             break;
         }
-        int failed = scrub_and_remove(os, path);
+        int failed = ring_zero_and_remove(os, path);
         if (failed != 0)
             e = ring_io_error(ec, "remove", path, -failed);
         removed = true;

@@ -117,6 +117,12 @@ enum err vault_parse_master_key(struct str text, uint8_t ret[VAULT_KEY_BYTES], s
 enum err vault_master_key_file(const char *path, bool make, const struct os *os, uint8_t ret[VAULT_KEY_BYTES],
     struct errctx *ec) CHECKED;
 
+/* Zeroed before it goes; absent is fine. */
+enum err vault_remove_key_file(const struct os *os, const char *path, struct errctx *ec) CHECKED;
+/* `from` takes the place of `to`, which is zeroed once it is durable. */
+enum err vault_replace_key_file(
+    const struct os *os, const char *from, const char *to, struct errctx *ec) CHECKED;
+
 struct vault_stats {
     uint64_t keys_made, keys_destroyed; /* since open */
     uint64_t sealed, unsealed;          /* values */

@@ -720,6 +720,20 @@ void kalamdb_import_abort(struct kalamdb_import *im)
     (void)im;
 }
 
+void kalamdb_rotate_master_key(struct kalamdb *db, const char *path, kalamdb_keys_rotated *done, void *arg)
+{
+    (void)db;
+    struct kalamdb_error error = {.code = KALAMDB_OK};
+    struct kalamdb_key_rotation rotation = {.keys = 3, .segments = 1, .own = path == NULL};
+    done(arg, &rotation, &error);
+}
+
+void kalamdb_keys(struct kalamdb *db, struct kalamdb_keys *ret)
+{
+    (void)db;
+    *ret = (struct kalamdb_keys){.encryption = true, .check = {0xab}};
+}
+
 /* Directory "/full": a disk without space. */
 void kalamdb_backup(
     struct kalamdb *db, const char *dir, int keep, const char *keys, kalamdb_backed_up *done, void *arg)
