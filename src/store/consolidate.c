@@ -357,7 +357,9 @@ static void bury_replaced(const struct plan *p)
     for (size_t i = p->first; i < p->last; i++) {
         buf_clear(&path);
         cold_path(&path, p->store, head_user_id(&p->snap->head), p->m->files[i].name);
-        if (!path.failed)
+        if (PLANT(REPLACED_GO_EARLY) && !path.failed)
+            p->store->os->unlink(p->store->os->ctx, path.ptr);
+        else if (!path.failed)
             pins_bury(&p->store->pins, path.ptr);
     }
     buf_release(&path);

@@ -406,8 +406,8 @@ static void delete (int user)
     kalamdb_result_free(r);
     if (o == UNKNOWN || may_refuse)
         return;
-    if (o == DONE)
-        m->gone |= m->together;
+    if (o == DONE) /* one's own copy goes whoever comes or leaves meanwhile */
+        m->gone |= everyone ? m->together : bit;
     m->leaving = everyone && o == DONE ? m->leaving : m->leaving & ~(everyone ? ALL_USERS : bit);
     m->dead = m->dead && o == DONE;
     m->together = 0;

@@ -70,7 +70,7 @@ static void crash(void)
     crashing = true;
     sched_stop_others();
     /* What nobody was to be told yet shows most surely where all of it is lost; removals, where none is. */
-    bool power = world->moment == WHEN_TOLD || !chance(world->moment == AMONG_NAMES ? 2 : 4);
+    bool power = world->moment == WHEN_TOLD || (world->moment == BEHIND_REMOVAL ? chance(3) : !chance(4));
     enum disk_loss loss = !power                                    ? LOSS_NONE
                           : world->moment == WHEN_TOLD && chance(2) ? LOSS_ALL
                                                                     : LOSS_BY_SEED;
@@ -89,7 +89,8 @@ static void crash(void)
 
 void moment_comes(enum moment what)
 {
-    static const uint8_t within[MOMENTS] = {[IN_FSYNC] = 100, [WHEN_TOLD] = 4, [AMONG_NAMES] = 40};
+    static const uint8_t within[MOMENTS] = {
+        [IN_FSYNC] = 100, [WHEN_TOLD] = 4, [BEHIND_RENAME] = 40, [BEHIND_REMOVAL] = 10};
     struct sched_state *s = &world->sched;
     if (s->crash_at == 0 || world->moment != what || world->moment_after == 0 || --world->moment_after > 0)
         return;
@@ -118,11 +119,13 @@ static int disk_hook(void *arg, enum disk_call call, const char *path)
     if (call == DISK_SYNC && chance(world->moment == WHEN_TOLD ? 2 : 3) && !slow_fsync())
         return EINTR; /* no failure: it did not come to its end */
     if ((call == DISK_RENAME || call == DISK_UNLINK) && strstr(path, ".kalamdb/hot") == NULL)
-        moment_comes(AMONG_NAMES);
+        moment_comes(call == DISK_RENAME ? BEHIND_RENAME : BEHIND_REMOVAL);
     if (!world->faults || *path == '\0' || call == DISK_MMAP || call == DISK_SOCKET || call == DISK_READ ||
         call == DISK_OPEN)
         return 0;
-    if (!chance(call == DISK_SYNC ? 300 : 600))
+    /* The log's writes: what fails there is surely lost, while readers go on. */
+    bool log = call == DISK_WRITE && strlen(path) > 4 && strcmp(path + strlen(path) - 4, ".log") == 0;
+    if (!chance(log ? 40 : call == DISK_SYNC ? 300 : 600))
         return 0;
     world->faults_hit++;
     trace("disk error: call %d %s", (int)call, path);
@@ -172,6 +175,7 @@ static _Noreturn void live(void)
     sched_calm(true);
     disk_attach(world->dir);
     world->life_points = s->points;
+    s->stuck_at = s->points + args.steps * 30 + 100000;
     trace("life %d of %d", world->life + 1, world->lives);
     bool last = world->life == world->lives - 1;
     /* A machine can also die while it starts. */
@@ -182,10 +186,11 @@ static _Noreturn void live(void)
     open_machine();
     model_check(false);
     sched_calm(false);
-    enum ending end = last ? END_CLEAN : (enum ending)draw(3);
-    s->crash_at = end == END_CLEAN ? 0 : s->points + 1 + draw(args.steps * 2);
+    bool clean = last || chance(5);
     world->moment = (enum moment)draw(MOMENTS);
-    world->moment_after = 1 + (uint32_t)draw(world->moment == AMONG_NAMES ? 6 : 30);
+    uint64_t after = world->moment == ANY_MOMENT ? draw(args.steps * 2) : args.steps + draw(args.steps);
+    s->crash_at = clean ? 0 : s->points + 1 + after;
+    world->moment_after = 1 + (uint32_t)draw(world->moment >= BEHIND_RENAME ? 5 : 30);
     disk_set_hook(disk_hook, NULL);
     uint64_t stop_at = s->points + args.steps;
     devices_start();
@@ -229,8 +234,8 @@ static void make_world(uint64_t seed)
     s->switch_in = often[draw(5)];
     s->lag_in = chance(3) ? 20 : 400;
     s->by_rank = chance(3);
-    world->lives = 2 + (int)draw(LIVES_MAX - 2);
-    world->faults = chance(4);
+    world->lives = 3 + (int)draw(LIVES_MAX - 3);
+    world->faults = chance(3);
     world->async = chance(4);
     world->encrypted = chance(2);
     world->short_rings = chance(2);

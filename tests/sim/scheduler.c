@@ -175,6 +175,8 @@ static void step(void)
     state->mono_us += POINT_US;
     if (state->crash_at != 0 && state->points >= state->crash_at && !calm)
         on_crash();
+    if (state->points == state->stuck_at)
+        on_stuck("much happens, and it does not come to an end");
 }
 
 static void wait_on(const void *on, int64_t deadline_us);

@@ -24,6 +24,7 @@ struct sched_state {
     uint64_t switches;  /* times that another thread went on */
     uint64_t hash;      /* of all that happened: switches and trace lines */
     uint64_t crash_at;  /* at this point the machine stops; 0: never */
+    uint64_t stuck_at;  /* whoever runs at this point goes in circles */
     uint32_t switch_in; /* one point in so many is a switch */
     uint32_t lag_in;    /* one switch in so many finds a processor busy elsewhere for up to 20 ms */
     bool by_rank;       /* threads have ranks, and the highest that can runs; ranks change now and then */

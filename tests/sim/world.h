@@ -75,14 +75,13 @@ struct device {
     struct held copy[MESSAGES_MAX];
 };
 
-enum ending { END_CLEAN, END_KILL, END_POWER };
-
 /* What a life that ends in a crash likes to be doing then. */
 enum moment {
     ANY_MOMENT,
-    IN_FSYNC,    /* before it has an effect */
-    WHEN_TOLD,   /* a client has its answer, a device its change: what was behind it must be safe */
-    AMONG_NAMES, /* behind a rename or removal of one of our own files */
+    IN_FSYNC,      /* before it has an effect */
+    WHEN_TOLD,     /* a client has its answer, a device its change: what was behind it must be safe */
+    BEHIND_RENAME, /* of one of our own files */
+    BEHIND_REMOVAL,
     MOMENTS
 };
 
