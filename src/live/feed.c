@@ -19,7 +19,7 @@ struct shard *live_shard(struct live *l, uint64_t user_no)
 
 pthread_mutex_t *live_stripe(struct live *l, const struct live_sub *sub)
 {
-    return &l->stripes[mix((uintptr_t)sub >> 4) % STRIPES];
+    return &l->stripes[sub->stripe];
 }
 
 void sub_wake(struct live_sub *sub)

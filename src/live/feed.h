@@ -2,7 +2,7 @@
  *
  * Locks, in the order in which they may be taken:
  *
- *   stripe   one of STRIPES, by the subscription's address: `gone`, `busy`, and every wake that does not
+ *   stripe   one of STRIPES, in turn: `gone`, `busy`, and every wake that does not
  *            come from a commit. Held by the end of an operation (barrier, job) and by live_unsubscribe, so
  *            that the two cannot miss each other.
  *
@@ -68,6 +68,7 @@ struct live_sub {
     bool missed_conversations; /* shard lock: some conversation events can no longer come from the ring */
     bool busy, gone;           /* stripe lock: an operation is under way; unsubscribed meanwhile */
     bool listens;              /* arg is a struct listener */
+    uint8_t stripe;            /* constant */
     uint8_t conversation_len;  /* 0: all */
     char conversation[];
 };
@@ -83,6 +84,7 @@ struct live {
     size_t ring_bytes_max;
     struct shard shards[SHARDS];
     pthread_mutex_t stripes[STRIPES];
+    _Atomic uint32_t next_stripe; /* in turn and not by address: the simulator's seeds run the same course */
 
     pthread_mutex_t lock;
     pthread_cond_t idle;    /* operations became 0 */

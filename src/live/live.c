@@ -107,6 +107,7 @@ enum err live_subscribe(
     sub->arg = o->arg;
     sub->armed = 1;
     sub->phase = PHASE_WAITING;
+    sub->stripe = (uint8_t)(l->next_stripe++ % STRIPES);
     sub->conversation_len = (uint8_t)o->conversation_id.len;
     if (sub->conversation_len > 0)
         memcpy(sub->conversation, o->conversation_id.ptr, o->conversation_id.len);
