@@ -84,7 +84,7 @@ struct kalamdb_options {
     const char *master_key_file; /* 32 raw bytes, hex or base64 */
     const char *master_key;      /* hex or base64; only one of the two. Not read after kalamdb_open. Neither:
                                     .kalamdb/master.key in the directory, made with it */
-    bool inspect; /* nothing is repaired after the opening: for kalamdb_verify */
+    bool inspect;                /* nothing is repaired after the opening: for kalamdb_verify */
 };
 void kalamdb_options_default(struct kalamdb_options *ret);
 

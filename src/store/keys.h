@@ -16,8 +16,9 @@
  *                                                           earlier groups of this conversation, likewise
  *   REFS                  16 bytes of a hash of content_ref u32 rows of this user that name it | content_ref
  *   REF_KEYS              the same, where files are sealed  u8 format | 32 bytes: the file's key
- *   ERASED_WORK                                             of an erased user: what there is to do (erase_work.c)
- *   QUOTA                                                   u64 bytes of media that count against the user
+ *   ERASED_WORK                                             of an erased user: what there is to do
+ * (erase_work.c) QUOTA                                                   u64 bytes of media that count
+ * against the user
  *
  * Groups are numbered like users; a partition of theirs has CLIENT_IDS (conv_no 0) and
  *   GROUP                                                   group record (group.c)
@@ -31,8 +32,8 @@
  * a hash of content_ref → blob record, blob.c), CATALOG_STREAMS (msg_id u64 → stream record), CATALOG_ERASED
  * (user id → erasure record), CATALOG_BACKFILLS (group_no u64 | user_no u64 → pending history copy),
  * CATALOG_FEED_TAG (text mixed into every feed name), CATALOG_VAULT (u8 1 | the key ring's id: values are
- * sealed, see key_sealed), CATALOG_REVOKED_TOKENS (jti) and CATALOG_REVOKED_USERS (user id → when, until when:
- * revoked.h). Pure functions, any thread. */
+ * sealed, see key_sealed), CATALOG_REVOKED_TOKENS (jti) and CATALOG_REVOKED_USERS (user id → when, until
+ * when: revoked.h). Pure functions, any thread. */
 #ifndef KALAMDB_STORE_KEYS_H
 #define KALAMDB_STORE_KEYS_H
 

@@ -438,6 +438,7 @@ void ring_close(struct ring *r)
     pthread_mutex_destroy(&r->segment);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->copying);
+    free(r->rotated);
     free(r->runs);
     free(r->dir);
     free(r);

@@ -398,6 +398,8 @@ static void follow_to(struct kalamdb_subscription *sub, char *text, const char *
         enum kalamdb_event_kind kind = kalamdb_subscription_next(sub, &ev);
         if (kind == KALAMDB_EVENT_PENDING)
             nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+        if (kind == KALAMDB_EVENT_CONVERSATION)
+            kalamdb_change_unref(ev.change);
         if (kind != KALAMDB_EVENT_CHANGE && kind != KALAMDB_EVENT_APPEND)
             continue;
         struct kalamdb_str json = kalamdb_change_json(ev.change);
