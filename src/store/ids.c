@@ -20,6 +20,13 @@ int64_t ids_next(struct ids *ids, int64_t now_us)
     return id;
 }
 
+void ids_leap(struct ids *ids, int64_t window_ms)
+{
+    enum { MARGIN_MS = 1000 };
+    int64_t leap = (2 * window_ms + MARGIN_MS) << IDS_SEQUENCE_BITS;
+    ids->last = ids->last > IDS_MAX - leap ? IDS_MAX : ids->last + leap;
+}
+
 int64_t ids_current(struct ids *ids, int64_t now_us)
 {
     int64_t id = from_clock(now_us);

@@ -19,6 +19,9 @@ struct ids {
 
 /* The next id at this wall clock, µs since 1970. At IDS_MAX (year 2094) it stays there. */
 int64_t ids_next(struct ids *ids, int64_t now_us);
+/* At open: past all ids that asynchronous writes of the last moments may have been told and a power cut took
+ * back, also where the clock went backwards. */
+void ids_leap(struct ids *ids, int64_t window_ms);
 /* The current position: ids given from now on are above it, so a supplied one below it never collides with
  * them. */
 int64_t ids_current(struct ids *ids, int64_t now_us);

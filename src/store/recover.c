@@ -29,6 +29,8 @@ enum err committer_load(struct committer *c, struct errctx *ec)
     t->catalog_written = catalog;
     if (t->catalog.ids.last > catalog.ids.last) /* given before the failure, perhaps seen */
         catalog.ids.last = t->catalog.ids.last;
+    else if (catalog.ids.last != 0)
+        ids_leap(&catalog.ids, c->store->cfg.async_window_ms);
     t->catalog = catalog;
     atomic_store(&c->store->rows_hot, (uint64_t)(catalog.rows_hot > 0 ? catalog.rows_hot : 0));
     atomic_store(&c->store->users, catalog_users(&catalog));

@@ -157,6 +157,10 @@ static void group_create(int n, int user)
             "$2)",
             params, 2, false, NULL, &error);
         o = again && is(code, "CONFLICT") ? DONE : outcome(code, &error, "create group", false);
+        if (again && o == REFUSED) { /* and whether the first try came through is still open */
+            o = UNKNOWN;
+            sched_sleep_us((int64_t)draw(3000));
+        }
     }
     trace("u%d group %d: %d", user, n, (int)o);
     g->busy = 0;

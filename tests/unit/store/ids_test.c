@@ -57,6 +57,23 @@ static void test_current_is_below_the_next(void **state)
     assert_int_equal(ids_current(&ids, AT_MS(1)), current + 2);
 }
 
+/* What a power cut took back of asynchronous writes is not given again, whatever the clock says now. */
+static void test_leap(void **state)
+{
+    (void)state;
+    struct ids ids = {0}, lost;
+    ids_next(&ids, AT_MS(1000));
+    lost = ids;
+    for (int i = 0; i < 3000; i++)
+        ids_next(&lost, AT_MS(1000 + i / 60)); /* within a window of 50 ms */
+    ids_leap(&ids, 50);
+    assert_true(ids_next(&ids, AT_MS(10)) > lost.last);
+    assert_int_equal(ids_next(&ids, AT_MS(9000)), INT64_C(9000) << 12);
+    ids.last = IDS_MAX - 5;
+    ids_leap(&ids, 50);
+    assert_int_equal(ids.last, IDS_MAX);
+}
+
 static void test_end_of_time(void **state)
 {
     (void)state;
@@ -141,6 +158,7 @@ int main(void)
         cmocka_unit_test(test_burst_borrows),
         cmocka_unit_test(test_clock_steps_back),
         cmocka_unit_test(test_current_is_below_the_next),
+        cmocka_unit_test(test_leap),
         cmocka_unit_test(test_end_of_time),
         cmocka_unit_test(test_keys_sort),
         cmocka_unit_test(test_key_after_carries),

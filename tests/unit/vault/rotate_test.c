@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -21,7 +22,8 @@ static struct {
     char dir[64], copy[96];
     struct os os;
     pthread_t self;
-    bool armed, before, copying;
+    atomic_bool armed; /* the threads that write beside it look at it, too */
+    bool before, copying;
     int at, calls, copies;
     void (*meanwhile)(void);
     struct vault *v;
@@ -289,9 +291,11 @@ static void test_crash_at_every_point(void **state)
     struct errctx ec;
     struct vault_rotation done;
     struct vault *v = fresh();
-    t.armed = t.copying = true;
+    t.copying = true;
+    t.armed = true;
     assert_int_equal(rotate_to(v, NEW, &done, &ec), ERR_OK);
-    t.armed = t.copying = false;
+    t.armed = false;
+    t.copying = false;
     vault_close(v);
     int news = 0, olds = 0, tolds = 0;
     for (int i = 1; i <= t.copies; i++) {
