@@ -151,7 +151,7 @@ static int by_hash(const void *a, const void *b)
 static enum err check_record(void *arg, struct str ref, const struct blob *b, struct errctx *ec)
 {
     struct verifier *v = arg;
-    struct verify_ref wanted;
+    struct verify_ref wanted = {.rows = 0};
     struct key key = key_ref(CATALOG_USER_NO, CATALOG_BLOBS, ref);
     (void)ec;
     memcpy(wanted.hash, key.bytes + KEY_PREFIX_BYTES, sizeof wanted.hash);
