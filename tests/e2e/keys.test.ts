@@ -90,7 +90,8 @@ test("a configured master key is in no copy, and goes from one that had it", asy
   const key = randomBytes(32).toString("hex");
   const folder = temporaryFolder();
   writeFileSync(join(folder, "master"), key, { mode: 0o600 });
-  for (const env of [{ KALAMDB_MASTER_KEY: key }, { KALAMDB_MASTER_KEY_FILE: join(folder, "master") }]) {
+  const given: Record<string, string>[] = [{ KALAMDB_MASTER_KEY: key }, { KALAMDB_MASTER_KEY_FILE: join(folder, "master") }];
+  for (const env of given) {
     const server = await Server.start({ ...quiet, ...env });
     await server.say("alice", "c", "told");
     const dir = where();
