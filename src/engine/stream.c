@@ -30,7 +30,8 @@ struct stream *stream_add(struct streams *ss, int64_t msg_id)
     st->msg_id = msg_id;
     st->phase = PHASE_LOADING;
     st->last = &st->first;
-    st->lost_seen = store_streams_lost(ss->db->store);
+    /* Looked up at the first flush: what was lost since the commit that began it is counted already. */
+    st->lost_seen = UINT64_MAX;
     st->hash_next = *link;
     *link = st;
     ss->count++;
